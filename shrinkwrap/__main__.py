@@ -1,0 +1,5 @@
+"""``python -m shrinkwrap``."""
+
+from shrinkwrap.cli.main import run
+
+run()

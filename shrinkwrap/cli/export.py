@@ -1,0 +1,152 @@
+"""``shrinkwrap export``: a verified tree from a repository."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from shrinkwrap.cli import options as opt
+from shrinkwrap.cli.output import json_command, print_json, say
+from shrinkwrap.errors import UsageError
+
+_EXAMPLES = """\b
+Examples:
+  shrinkwrap export -r sft.cern.ch --server http://stratum1.example.org/cvmfs/sft.cern.ch \\
+      --key /etc/cvmfs/keys/cern.ch -t sft.cern.ch.spec -z /export/cvmfs
+  shrinkwrap export -r sft.cern.ch --server URL --proxy 'http://squid:3128;DIRECT' \\
+      -t root.spec --tag LCG_105 --env CMTCONFIG=x86_64-el9-gcc13-opt -j 16
+  shrinkwrap export -r sft.cern.ch --storage /srv/cvmfs/sft.cern.ch -t root.spec --json
+"""
+
+
+def register(app: typer.Typer) -> None:
+    app.command("export", epilog=_EXAMPLES)(export)
+
+
+def export(
+    repo: opt.Repo,
+    servers: opt.Servers = None,
+    storage: opt.Storage = None,
+    proxy: opt.Proxy = "DIRECT",
+    external: opt.ExternalServers = None,
+    keys: opt.Keys = None,
+    blacklists: opt.Blacklists = None,
+    specs: Annotated[
+        list[str] | None,
+        typer.Option(
+            "-t", "--spec-file", metavar="FILE", help="Paths to export. Several are joined. Default: FQRN.spec."
+        ),
+    ] = None,
+    rules: Annotated[
+        str, typer.Option("--spec-rules", metavar="VERSION", help="What '!/path/*' means: as in 2.14, or as in 2.12.")
+    ] = "2.14",
+    dest: Annotated[
+        str,
+        typer.Option(
+            "-z",
+            "--dest",
+            "-x",
+            "--dest-base",
+            metavar="DIR",
+            help="Destination: the tree is DIR/FQRN, the store DIR/.data.",
+        ),
+    ] = "/export/cvmfs",
+    tag: opt.Tag = "",
+    revision: opt.RevisionNumber = None,
+    at: opt.At = "",
+    root_hash: opt.RootHash = "",
+    unsigned: opt.Unsigned = False,
+    env: opt.Env = None,
+    transfers: opt.Transfers = 0,
+    retries: opt.Retries = 1,
+    timeout: opt.Timeout = None,
+    redirects: opt.Redirects = False,
+    claim: Annotated[
+        bool, typer.Option("--claim-ownership", help="Everything belongs to you (always so for users other than root).")
+    ] = False,
+    keep_suid: Annotated[
+        bool, typer.Option("--keep-suid", help="Keep set-user-id and set-group-id bits (root only).")
+    ] = False,
+    share_mtime: Annotated[
+        bool, typer.Option("--share-mtime", help="Files that differ in their mtime only share one inode and one mtime.")
+    ] = False,
+    link_mode: Annotated[
+        str, typer.Option("--link-mode", metavar="MODE", help="From store to tree: hardlink, reflink or copy.")
+    ] = "hardlink",
+    allow_rollback: Annotated[
+        bool, typer.Option("--allow-rollback", help="Accept a head that is older than the one seen last.")
+    ] = False,
+    repair: Annotated[
+        bool, typer.Option("--repair", help="Compare with the disk instead of the record, and mend the tree.")
+    ] = False,
+    wait: Annotated[bool, typer.Option("--wait", help="Wait for another run on this destination to end.")] = False,
+    period: Annotated[
+        float,
+        typer.Option(
+            "-p",
+            "--stat-period",
+            metavar="SECONDS",
+            min=0,
+            help="Between progress lines where there is no terminal; 0: none.",
+        ),
+    ] = 10.0,
+    quiet: Annotated[bool, typer.Option("-q", "--quiet", help="Print nothing but errors.")] = False,
+    as_json: opt.Json = False,
+) -> None:
+    """Export what a spec file selects of a repository: verified, deduplicated, resumable.
+
+    Nothing is trusted that no signature vouches for. A second run brings what changed; after any interruption the next
+    run goes on from what is there.
+    """
+    if as_json:
+        json_command.append("export")
+    from shrinkwrap.cli.progress import Progress
+    from shrinkwrap.spec.grammar import read_files
+    from shrinkwrap.tree.export import export as run_export
+    from shrinkwrap.tree.place import LINK_MODES
+    from shrinkwrap.tree.request import ExportRequest
+
+    if link_mode not in LINK_MODES:
+        raise UsageError(f"--link-mode {link_mode}: unknown", hint=f"one of {', '.join(LINK_MODES)}")
+    config = opt.source_config(
+        repo,
+        servers,
+        storage,
+        proxy,
+        external,
+        transfers=transfers,
+        retries=retries,
+        timeout=timeout,
+        redirects=redirects,
+    )
+    spec = read_files(specs or [f"{repo}.spec"], rules=rules)
+    request = ExportRequest(
+        source=config,
+        keys=() if unsigned else opt.master_keys(repo, keys),
+        spec=spec,
+        dest=dest,
+        pin=opt.make_pin(tag, revision, at, root_hash, unsigned),
+        variables=opt.variables(env),
+        claim=claim,
+        keep_suid=keep_suid,
+        share_mtime=share_mtime,
+        link_mode=link_mode,
+        allow_rollback=allow_rollback,
+        repair=repair,
+        wait=wait,
+        blacklist=opt.site_blacklist(blacklists),
+    )
+    with Progress(period=period, quiet=quiet or as_json) as progress:
+        for line in spec.warnings:
+            progress.hooks.notice(line)
+        result = run_export(request, progress.hooks)
+    result.notices[:0] = spec.warnings
+    if as_json:
+        print_json({**result.to_json(), "exit_code": 0})
+        return
+    if not quiet:
+        for line in result.warnings()[len(result.notices) :]:
+            say(f"warning: {line}")
+        for line in progress.summary(result):
+            say(line)

@@ -1,0 +1,50 @@
+"""What all commands print in the same way: errors, notices, JSON."""
+
+from __future__ import annotations
+
+import json
+import sys
+from typing import Any
+
+from shrinkwrap.errors import ShrinkwrapError
+
+
+def clean(text: str) -> str:
+    """Text for a terminal on one line: whatever a terminal would act on becomes an escape sequence in letters."""
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
+
+
+def say(text: str) -> None:
+    """A line for people, beside the results: on standard error."""
+    print(clean(text), file=sys.stderr, flush=True)
+
+
+def print_json(value: Any) -> None:
+    """One object on one line of standard output."""
+    print(json.dumps(value, sort_keys=False), flush=True)
+
+
+#: Set by a command with --json, so that an error ends in an object too.
+json_command: list[str] = []
+
+
+def fail(error: ShrinkwrapError) -> int:
+    """Say what went wrong and what to do; the exit code."""
+    # A message may be a list of wrong lines, one below the other.
+    for line in f"shrinkwrap: {error.message}".split("\n"):
+        say(line)
+    if error.hint:
+        say(f"  hint: {error.hint}")
+    if json_command:
+        print_json(
+            {
+                "command": json_command[-1],
+                "reason": error.reason,
+                "error": error.message,
+                "hint": error.hint,
+                "exit_code": error.exit_code,
+            }
+        )
+    return error.exit_code

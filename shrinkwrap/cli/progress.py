@@ -1,0 +1,145 @@
+"""Progress: bars on a terminal, plain lines in a log."""
+
+from __future__ import annotations
+
+import sys
+import time
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Self
+
+from shrinkwrap.cli.output import clean, say
+from shrinkwrap.tree.request import ExportResult, Hooks
+
+if TYPE_CHECKING:
+    from rich.progress import Progress as Bars
+
+_UNITS = ("B", "kB", "MB", "GB", "TB", "PB")
+
+
+def size(number: float) -> str:
+    """Bytes for people, in powers of 1000."""
+    for unit in _UNITS:
+        if number < 1000 or unit == _UNITS[-1]:
+            return f"{number:.0f} {unit}" if unit == "B" else f"{number:.1f} {unit}"
+        number /= 1000
+    raise AssertionError
+
+
+class Progress:
+    """Shows how an export gets on.
+
+    Args:
+        period: seconds between lines where there is no terminal; 0: none.
+        quiet: show nothing.
+    """
+
+    def __init__(self, *, period: float, quiet: bool) -> None:
+        self._period = period
+        self._quiet = quiet
+        self._start = self._last = time.monotonic()
+        self._phase = ""
+        self._paths = self._fetched = self._received = 0
+        self._bars: Bars | None = None
+        self._task: Any = None
+        if quiet:
+            self.hooks = Hooks()
+        else:
+            self.hooks = Hooks(self._notice, self._enter, self._node, self._objects)
+
+    def __enter__(self) -> Self:
+        if not self._quiet and sys.stderr.isatty():
+            self._bars = _bars()
+            self._bars.start()
+            self._task = self._bars.add_task("starting", total=None, fetched=0, received="0 B", rate="")
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._bars is not None:
+            self._bars.stop()
+
+    # -- hooks -------------------------------------------------------------------------------------------------------
+
+    def _notice(self, line: str) -> None:
+        if self._bars is not None:
+            from rich.text import Text
+
+            self._bars.console.print(Text(f"note: {clean(line)}"))
+        else:
+            say(f"note: {line}")
+
+    def _enter(self, name: str) -> None:
+        self._phase = name
+        self._show(force=self._bars is not None)
+
+    def _node(self, node: object) -> None:
+        self._paths += 1
+        if not self._paths & 0xFF:
+            self._show()
+
+    def _objects(self, fetched: int, received: int, written: int) -> None:
+        self._fetched += fetched
+        self._received += received
+        self._show()
+
+    def _show(self, *, force: bool = False) -> None:
+        now = time.monotonic()
+        period = 0.1 if self._bars is not None else self._period
+        if not force and (not period or now - self._last < period):
+            return
+        self._last = now
+        seconds = max(now - self._start, 1e-6)
+        rate = f"{size(self._received / seconds)}/s"
+        if self._bars is not None:
+            self._bars.update(
+                self._task,
+                description=self._phase,
+                completed=self._paths,
+                fetched=self._fetched,
+                received=size(self._received),
+                rate=rate,
+            )
+        else:
+            say(
+                f"{self._phase}: {self._paths} paths, {self._fetched} objects, {size(self._received)} received,"
+                f" {rate}, {seconds:.0f} s"
+            )
+
+    def summary(self, result: ExportResult) -> list[str]:
+        """What people read at the end."""
+        seconds = time.monotonic() - self._start
+        counts = result.counts
+        what = f"{result.fqrn} revision {result.revision}" + (f" ({result.tag})" if result.tag else "")
+        holds = (
+            f"{counts.get('files', 0)} files, {counts.get('dirs', 0)} directories,"
+            f" {counts.get('symlinks', 0)} symbolic links, {size(counts.get('bytes', 0))}"
+        )
+        if result.reason == "unchanged":
+            return [f"{what}: nothing new ({holds}), {seconds:.1f} s", f"root hash {result.root_hash}"]
+        return [
+            f"{what}: {holds}",
+            f"changes: {counts.get('added', 0)} added, {counts.get('changed', 0)} changed,"
+            f" {counts.get('removed', 0)} removed; {counts.get('fetched', 0)} objects fetched,"
+            f" {size(result.bytes.get('received', 0))}, {seconds:.1f} s",
+            f"root hash {result.root_hash}",
+            f"destination: {result.dest} ({result.abilities})",
+        ]
+
+
+def _bars() -> Bars:
+    from rich.console import Console
+    from rich.progress import Progress as RichProgress
+    from rich.progress import SpinnerColumn, TextColumn, TimeElapsedColumn
+
+    return RichProgress(
+        SpinnerColumn(),
+        TextColumn("{task.description:<9}", markup=False),
+        TextColumn("{task.completed} paths", markup=False),
+        TextColumn("{task.fields[fetched]} objects", markup=False),
+        TextColumn("{task.fields[received]}", markup=False),
+        TextColumn("{task.fields[rate]}", markup=False),
+        TimeElapsedColumn(),
+        console=Console(stderr=True, highlight=False),
+        transient=True,
+    )

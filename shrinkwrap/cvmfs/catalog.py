@@ -1,0 +1,328 @@
+"""File catalogs: one SQLite file for a subtree of a repository (FORMAT.md §6)."""
+
+from __future__ import annotations
+
+import hashlib
+import sqlite3
+import stat
+import struct
+from collections.abc import Iterator
+from contextlib import suppress
+from typing import Any, Final, NamedTuple
+
+from shrinkwrap.cvmfs import limits
+from shrinkwrap.cvmfs.digest import SIZE, Digest, parse_digest
+from shrinkwrap.cvmfs.entry import FLAG_CHUNKED, Chunk, Entry, show
+from shrinkwrap.cvmfs.safedb import database_errors, open_database
+from shrinkwrap.errors import CatalogError, CorruptObject
+
+#: Tables that a catalog may have (FORMAT.md §6.3); anything else in the file is refused.
+TABLES: Final = frozenset({"catalog", "chunks", "nested_catalogs", "bind_mountpoints", "statistics", "properties"})
+_NS: Final = 10**9
+_INT64: Final = 1 << 63
+_KEY: Final = struct.Struct("<qq")
+#: Newest schema that readers accept, any revision of it; 2.0 up to 2.3 are refused too (FORMAT.md §6.1).
+_NEWEST: Final = 2.5
+_OLDEST_MODERN: Final = 2.4
+_EPSILON: Final = 0.0005
+
+
+def path_key(path: bytes) -> tuple[int, int]:
+    """The two integers that a path is stored under: its MD5 as two little-endian halves (FORMAT.md §6.2)."""
+    one, two = _KEY.unpack(hashlib.md5(path, usedforsecurity=False).digest())
+    return one, two
+
+
+class NestedRef(NamedTuple):
+    """A catalog that is mounted at ``mount``; ``digest`` is None where the publisher lost it, ``size`` 0 if unknown.
+
+    A ``bind`` mount shows a *root* catalog: paths inside are looked up relative to the mount (FORMAT.md §6.8).
+    """
+
+    mount: bytes
+    digest: Digest | None
+    size: int
+    bind: bool
+
+
+class Catalog:
+    """An open catalog, read-only.
+
+    Rows are checked as they are read: types, names, sizes, order. All errors are CatalogError.
+
+    Attributes:
+        mount: where it is mounted, ``b""`` for the repository's root.
+        schema, schema_revision: version of the layout.
+        revision, last_modified: the catalog's own counters (0 where not given).
+        nested: catalogs mounted right below, by path.
+    """
+
+    def __init__(self, file: str, ref: NestedRef) -> None:
+        self.ref = ref
+        self.mount = ref.mount
+        self._label = f"catalog of {show(ref.mount)} ({ref.digest})"
+        self._db = open_database(file, TABLES)
+        try:
+            with database_errors(self._label):
+                self._load()
+        except BaseException:
+            self._db.close()
+            raise
+
+    def close(self) -> None:
+        """Idempotent."""
+        self._db.close()
+
+    # -- opening -----------------------------------------------------------------------------------------------------
+
+    def _load(self) -> None:
+        self.properties = self._properties()
+        self.schema = self._number("schema", 1.0)
+        self.schema_revision = int(self._number("schema_revision", 0))
+        self.revision = int(self._number("revision", 0))
+        self.last_modified = int(self._number("last_modified", 0))
+        modern = self.schema >= 2.0 - _EPSILON
+        if modern and not _OLDEST_MODERN - _EPSILON < self.schema < _NEWEST + _EPSILON:
+            raise CatalogError(f"{self._label}: schema {self.schema} is not one that can be read (1.x, 2.4, 2.5)")
+        prefix = self.properties.get(b"root_prefix", b"")
+        expected = b"" if self.ref.bind else self.mount
+        if prefix != expected:
+            raise CatalogError(
+                f"{self._label}: it was made for {show(prefix)}, but it is mounted at {show(self.mount)}"
+            )
+        self._prefix = prefix
+        self._select = self._column_list()
+        self._has_chunks = self._columns("chunks") is not None
+        self.nested = self._nested()
+
+    def _columns(self, table: str) -> set[str] | None:
+        """Names of a table's columns, None if there is no such table."""
+        try:
+            cursor = self._db.execute(f"SELECT * FROM {table} LIMIT 0")  # noqa: S608 - constant names only
+        except sqlite3.OperationalError:
+            return None
+        return {column[0] for column in cursor.description}
+
+    def _properties(self) -> dict[bytes, bytes]:
+        found: dict[bytes, bytes] = {}
+        for key, value in self._db.execute("SELECT key, value FROM properties LIMIT 1000"):
+            if isinstance(key, bytes):
+                # Written as text by the reference, but a number is as good.
+                found[key] = value if isinstance(value, bytes) else str(value).encode()
+        return found
+
+    def _number(self, key: str, default: float) -> float:
+        text = self.properties.get(key.encode())
+        if text is None:
+            return default
+        try:
+            number = float(text)
+        except ValueError:
+            number = -1.0
+        if not 0 <= number < _INT64:
+            raise CatalogError(f"{self._label}: property {key} is {text[:40]!r}, expected a number")
+        return number
+
+    def _column_list(self) -> str:
+        """The columns of an Entry, with constants in place of those that older layouts lack (FORMAT.md §6.3)."""
+        have = self._columns("catalog")
+        if have is None:
+            raise CatalogError(f"{self._label}: no table 'catalog'")
+        missing = {
+            "md5path_1",
+            "md5path_2",
+            "parent_1",
+            "parent_2",
+            "hash",
+            "size",
+            "mode",
+            "mtime",
+            "flags",
+            "name",
+            "symlink",
+        } - have
+        if missing:
+            raise CatalogError(f"{self._label}: table 'catalog' lacks the columns {', '.join(sorted(missing))}")
+        # Schema 1.x: one link each, and owners are those of whoever reads (None here; FORMAT.md §6.3).
+        self.has_owners = "uid" in have and "gid" in have
+        links = "hardlinks" if "hardlinks" in have else "1"
+        xattr = "xattr" if "xattr" in have else "NULL"
+        nanoseconds = "mtimens" if "mtimens" in have else "NULL"
+        uid, gid = ("uid", "gid") if self.has_owners else ("-1", "-1")
+        columns = f"name, mode, size, mtime, {nanoseconds}, {uid}, {gid}, flags, hash, symlink, {links}, {xattr}"
+        return f"SELECT {columns}, md5path_1, md5path_2 FROM catalog "  # noqa: S608 - constant names only
+
+    def _nested(self) -> dict[bytes, NestedRef]:
+        found: dict[bytes, NestedRef] = {}
+        for table, bind in (("nested_catalogs", False), ("bind_mountpoints", True)):
+            have = self._columns(table)
+            if have is None:
+                continue
+            sha1 = "sha1" if "sha1" in have else "NULL"  # schema 0.9
+            size = "size" if "size" in have else "0"
+            for path, text, length in self._db.execute(f"SELECT path, {sha1}, {size} FROM {table}"):  # noqa: S608
+                ref = self._nested_ref(path, text, length, bind)
+                if ref.mount in found:
+                    raise CatalogError(f"{self._label}: two catalogs are mounted at {show(ref.mount)}")
+                found[ref.mount] = ref
+        return found
+
+    def _nested_ref(self, path: Any, text: Any, length: Any, bind: bool) -> NestedRef:
+        # Registered paths are relative to the prefix, like keys; they must lie strictly below it, or mounting would
+        # never end.
+        inside = self._prefix + b"/"
+        if not isinstance(path, bytes) or not path.startswith(inside) or path.endswith(b"/") or b"\0" in path:
+            raise CatalogError(f"{self._label}: it mounts a catalog at {path!r:.200}, which is not below itself")
+        if any(not valid_name(name) for name in path[len(inside) :].split(b"/")):
+            raise CatalogError(f"{self._label}: it mounts a catalog at {show(path)[:200]}, which is not a path")
+        digest = None
+        if isinstance(text, bytes) and text:
+            try:
+                digest = parse_digest(text.decode("ascii", "replace"))
+            except CorruptObject as exc:
+                raise CatalogError(f"{self._label}: catalog at {show(path)[:200]}: {exc}") from None
+        if digest is not None and digest.is_null:
+            digest = None
+        size = length if isinstance(length, int) and 0 <= length <= limits.CATALOG else 0
+        return NestedRef(self.mount + path[len(self._prefix) :], digest, size, bind)
+
+    # -- reading -----------------------------------------------------------------------------------------------------
+
+    def key_text(self, path: bytes) -> bytes:
+        """The text whose MD5 is the key of ``path`` in this catalog (FORMAT.md §6.8)."""
+        return self._prefix + path[len(self.mount) :]
+
+    def lookup(self, path: bytes) -> Entry | None:
+        """The row of a path at or below the mount, hidden or not; None if there is none."""
+        with database_errors(self._label):
+            row = self._db.execute(
+                self._select + "WHERE md5path_1 = ? AND md5path_2 = ?", path_key(self.key_text(path))
+            ).fetchone()
+        if row is None:
+            return None
+        parent, _, name = path.rpartition(b"/")
+        if path == self.mount and not (self.ref.mount and not self.ref.bind):
+            # The root entry of a root catalog has no name.
+            if row[0] not in (b"", name):
+                raise CatalogError(f"{self._label}: its root entry is named {row[0]!r:.200}")
+        elif row[0] != name:
+            raise CatalogError(f"{self._label}: the entry of {show(path)} is named {row[0]!r:.200}")
+        return self._entry(row, parent, name)
+
+    def root(self) -> Entry:
+        """The entry of the mount itself."""
+        entry = self.lookup(self.mount)
+        if entry is None or not entry.is_dir:
+            raise CatalogError(f"{self._label}: it has no root directory")
+        return entry
+
+    def children(self, path: bytes) -> Iterator[Entry]:
+        """The rows below a directory, in byte order of their names; hidden ones too.
+
+        Raises:
+            CatalogError: impossible rows; a name twice or out of order, which would break every merge of two streams.
+        """
+        last = b""
+        with database_errors(self._label):
+            cursor = self._db.execute(
+                self._select + "WHERE parent_1 = ? AND parent_2 = ? ORDER BY name COLLATE BINARY",
+                path_key(self.key_text(path)),
+            )
+            cursor.arraysize = 256
+            while rows := cursor.fetchmany():
+                for row in rows:
+                    name = row[0]
+                    if not isinstance(name, bytes) or not valid_name(name):
+                        raise CatalogError(f"{self._label}: impossible name {name!r:.300} in {show(path)}")
+                    if name <= last:
+                        raise CatalogError(f"{self._label}: {show(path)} has {show(name)} twice")
+                    last = name
+                    yield self._entry(row, path, name)
+
+    def _entry(self, row: tuple[Any, ...], parent: bytes, name: bytes) -> Entry:
+        _, mode, size, mtime, nanoseconds, uid, gid, flags, digest, target, links, xattr, one, two = row
+        path = self.mount if not name else parent + b"/" + name
+        for number in (mode, size, mtime, uid, gid, flags, links, one, two):
+            if type(number) is not int:
+                raise CatalogError(f"{self._label}: {show(path)}: a number is missing or of another type")
+        if nanoseconds is None:
+            nanoseconds = 0
+        elif type(nanoseconds) is not int or not 0 <= nanoseconds < _NS:
+            raise CatalogError(f"{self._label}: {show(path)}: {nanoseconds!r:.40} nanoseconds")
+        if size < 0 or not -1 <= uid < 1 << 32 or not -1 <= gid < 1 << 32 or not 0 <= mode < 1 << 16 or flags < 0:
+            raise CatalogError(f"{self._label}: {show(path)}: size, owner, mode or flags out of range")
+        if digest is not None and (type(digest) is not bytes or len(digest) != SIZE):
+            if digest == b"":
+                digest = None
+            else:
+                raise CatalogError(f"{self._label}: {show(path)}: its content hash has not {SIZE} bytes")
+        if target is None:
+            target = b""
+        elif type(target) is not bytes:
+            raise CatalogError(f"{self._label}: {show(path)}: its link target is not text")
+        if xattr is not None and type(xattr) is not bytes:
+            xattr = None
+        chunks: tuple[Chunk, ...] = ()
+        kind = mode & 0o170000
+        if kind == stat.S_IFDIR:
+            # The walk goes on below this path: its key must be the path's, or it could lead round in circles.
+            if (one, two) != path_key(self.key_text(path)):
+                raise CatalogError(f"{self._label}: the key of {show(path)} is not that of its path")
+        elif kind == stat.S_IFREG:
+            if flags & FLAG_CHUNKED:
+                chunks = self._chunks(path, size, one, two)
+            elif digest is None:
+                raise CatalogError(f"{self._label}: {show(path)}: a file without a content hash")
+        return Entry(
+            path,
+            name,
+            mode,
+            size,
+            mtime * _NS + nanoseconds,
+            uid,
+            gid,
+            flags,
+            digest,
+            target,
+            links,
+            xattr,
+            (one, two),
+            chunks,
+        )
+
+    def _chunks(self, path: bytes, size: int, one: int, two: int) -> tuple[Chunk, ...]:
+        """The pieces of a file; they must tile it (FORMAT.md §6.6)."""
+        if not self._has_chunks:
+            raise CatalogError(f"{self._label}: {show(path)} is said to be chunked, but there are no chunks")
+        chunks: list[Chunk] = []
+        position = 0
+        rows = self._db.execute(
+            "SELECT offset, size, hash FROM chunks WHERE md5path_1 = ? AND md5path_2 = ? ORDER BY offset",
+            (one, two),
+        )
+        for offset, length, raw in rows:
+            if type(offset) is not int or type(length) is not int or type(raw) is not bytes or len(raw) != SIZE:
+                raise CatalogError(f"{self._label}: {show(path)}: a chunk's row is of other types than it must be")
+            if offset != position or length <= 0 or len(chunks) >= limits.CHUNKS:
+                raise CatalogError(f"{self._label}: {show(path)}: its chunks overlap, leave holes or are too many")
+            chunks.append(Chunk(offset, length, raw))
+            position += length
+        if not chunks or position != size:
+            raise CatalogError(f"{self._label}: {show(path)}: its chunks have {position} bytes, the file has {size}")
+        return tuple(chunks)
+
+    def statistics(self) -> dict[str, int]:
+        """The counters of FORMAT.md §6.10, as far as the catalog has them."""
+        if self._columns("statistics") is None:
+            return {}
+        found: dict[str, int] = {}
+        with database_errors(self._label), suppress(UnicodeDecodeError):
+            for counter, value in self._db.execute("SELECT counter, value FROM statistics LIMIT 1000"):
+                if isinstance(counter, bytes) and isinstance(value, int):
+                    found[counter.decode("ascii")] = value
+        return found
+
+
+def valid_name(name: bytes) -> bool:
+    """True for what can be the name of a directory entry."""
+    return 0 < len(name) <= limits.NAME and name not in (b".", b"..") and b"/" not in name and b"\0" not in name

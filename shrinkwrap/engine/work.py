@@ -1,0 +1,288 @@
+"""What a worker does: take a batch, bring each object that the sink lacks, verify it, hand it over.
+
+Batches, sinks and results can be pickled, so that the same code runs in the process itself, in a pool of processes, or
+on other nodes. A worker finishes each object entirely. Stored bytes are judged by their digest *before* they are
+inflated, and inflation never gives more than the catalog's size (FORMAT.md §2.3, §13.1).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any, Final, NamedTuple, Protocol
+
+from shrinkwrap.cvmfs import limits
+from shrinkwrap.cvmfs.digest import Digest, digest_of, new_hasher
+from shrinkwrap.cvmfs.inflate import StreamInflater, inflate
+from shrinkwrap.errors import CorruptObject, ShrinkwrapError
+from shrinkwrap.fetch.types import Request, Source
+from shrinkwrap.snapshot.view import Content
+
+#: Objects (and chunks) up to this size are inflated in one call; larger ones stream through bounded buffers.
+SMALL: Final = 1 * limits.MIB
+
+
+class Item(NamedTuple):
+    """One object that a sink wants.
+
+    ``name`` is the sink's name for it. Items of one ``group`` have the same content and differ in metadata only: it
+    is brought once. ``payload`` is the sink's own; ``path`` a path that the object is for, for messages.
+    """
+
+    name: str
+    group: str
+    content: Content
+    path: bytes
+    payload: Any
+
+
+class ObjectFile(Protocol):
+    """An object that is being written."""
+
+    def write_at(self, offset: int, data: bytes, /) -> None: ...
+
+
+class OpenSink(Protocol):
+    """A sink in a worker."""
+
+    def resolve(self, item: Item) -> bool:
+        """True if nothing needs to be fetched: the sink has the object, or can make it from one that it has."""
+        ...
+
+    def begin(self, item: Item) -> ObjectFile: ...
+    def commit(self, item: Item, file: Any, /) -> None:
+        """The content is complete and verified."""
+        ...
+
+    def discard(self, file: Any, /) -> None: ...
+    def derive(self, item: Item, made: Item) -> None:
+        """Make an object from one of the same content that was committed a moment ago."""
+        ...
+
+    def end_batch(self) -> dict[str, int]:
+        """The batch is done, its shards may go to another worker; counts for the report."""
+        ...
+
+    def close(self) -> None: ...
+
+
+class Sink(Protocol):
+    """Can be pickled; opened once in each worker."""
+
+    def open(self) -> OpenSink: ...
+
+
+class Failure(NamedTuple):
+    """An object that could not be had, and a path that needs it."""
+
+    path: bytes
+    error: ShrinkwrapError
+
+
+@dataclass(slots=True)
+class Result:
+    """What became of a batch: objects fetched, bytes received, bytes of content written."""
+
+    items: int = 0
+    fetched: int = 0
+    received: int = 0
+    written: int = 0
+    failures: list[Failure] = field(default_factory=list)
+    counters: dict[str, int] = field(default_factory=dict)
+
+
+class _Assembly:
+    """An object on its way: its file, and how many pieces are still to come."""
+
+    __slots__ = ("error", "file", "item", "left")
+
+    def __init__(self, item: Item, pieces: int) -> None:
+        self.item = item
+        self.left = pieces
+        self.file: ObjectFile | None = None
+        self.error: ShrinkwrapError | None = None
+
+    def open(self, sink: OpenSink) -> ObjectFile:
+        if self.file is None:
+            self.file = sink.begin(self.item)
+        return self.file
+
+
+class _SmallBody:
+    """Collects a small piece, judges it whole, writes it in one call."""
+
+    __slots__ = ("_assembly", "_compressed", "_digest", "_offset", "_pieces", "_sink", "_size")
+
+    def __init__(
+        self, sink: OpenSink, assembly: _Assembly, digest: Digest, offset: int, size: int, compressed: bool
+    ) -> None:
+        self._sink = sink
+        self._assembly = assembly
+        self._digest = digest
+        self._offset = offset
+        self._size = size
+        self._compressed = compressed
+        self._pieces: list[bytes] = []
+
+    def start(self) -> None:
+        self._pieces.clear()
+
+    def write(self, data: bytes, /) -> None:
+        self._pieces.append(data)
+
+    def finish(self) -> None:
+        data = self._pieces[0] if len(self._pieces) == 1 else b"".join(self._pieces)
+        self._pieces.clear()
+        if digest_of(self._digest.algorithm, data) != self._digest:
+            raise CorruptObject(f"object {self._digest}: its content has another digest")
+        if self._compressed:
+            data = inflate(data, self._size)
+        if len(data) != self._size:
+            raise CorruptObject(f"object {self._digest}: {len(data)} bytes, its catalog says {self._size}")
+        file = self._assembly.open(self._sink)
+        if data:
+            file.write_at(self._offset, data)
+
+
+class _StreamBody:
+    """Judges and writes a large piece as it arrives, with bounded memory."""
+
+    __slots__ = (
+        "_assembly",
+        "_compressed",
+        "_digest",
+        "_hasher",
+        "_inflater",
+        "_offset",
+        "_position",
+        "_sink",
+        "_size",
+    )
+
+    def __init__(
+        self, sink: OpenSink, assembly: _Assembly, digest: Digest, offset: int, size: int, compressed: bool
+    ) -> None:
+        self._sink = sink
+        self._assembly = assembly
+        self._digest = digest
+        self._offset = offset
+        self._size = size
+        self._compressed = compressed
+
+    def start(self) -> None:
+        self._hasher = new_hasher(self._digest.algorithm)
+        self._inflater = StreamInflater(self._size)
+        self._position = 0
+
+    def write(self, data: bytes, /) -> None:
+        self._hasher.update(data)
+        for piece in self._inflater.feed(data) if self._compressed else (data,):
+            self._put(piece)
+
+    def _put(self, piece: bytes) -> None:
+        if self._position + len(piece) > self._size:
+            raise CorruptObject(f"object {self._digest}: more than the {self._size} bytes that its catalog says")
+        self._assembly.open(self._sink).write_at(self._offset + self._position, piece)
+        self._position += len(piece)
+
+    def finish(self) -> None:
+        if self._compressed:
+            for piece in self._inflater.finish():
+                self._put(piece)
+        if self._hasher.digest() != self._digest.raw:
+            raise CorruptObject(f"object {self._digest}: its content has another digest")
+        if self._position != self._size:
+            raise CorruptObject(f"object {self._digest}: {self._position} bytes, its catalog says {self._size}")
+
+
+class Worker:
+    """One source and one open sink, used for many batches."""
+
+    def __init__(self, source: Source, sink: OpenSink) -> None:
+        self._source = source
+        self._sink = sink
+
+    def run(self, batch: list[Item]) -> Result:
+        """Deal with one batch. What cannot be had is in the result; an error of the sink (a full disk) is raised."""
+        result = Result(items=len(batch))
+        sink = self._sink
+        # Of each group the first that is not there is fetched; the others are made from it.
+        followers: dict[str, list[Item]] = {}
+        open_assemblies: set[_Assembly] = set()
+
+        def requests() -> Iterator[Request]:
+            for item in batch:
+                if item.group in followers:
+                    followers[item.group].append(item)
+                elif not sink.resolve(item):
+                    followers[item.group] = []
+                    assembly = _Assembly(item, max(1, len(item.content.chunks)))
+                    open_assemblies.add(assembly)
+                    yield from _requests(sink, assembly)
+
+        try:
+            for request, error, received, _ in self._source.fetch(requests()):
+                assembly: _Assembly = request.key
+                result.received += received
+                assembly.left -= 1
+                if error is not None and assembly.error is None:
+                    assembly.error = error
+                if assembly.left == 0:
+                    open_assemblies.discard(assembly)
+                    # An item of the group that is drawn after this looks for itself.
+                    self._finish(assembly, followers.pop(assembly.item.group), result)
+        finally:
+            for assembly in open_assemblies:
+                if assembly.file is not None:
+                    sink.discard(assembly.file)
+        for name, count in sink.end_batch().items():
+            result.counters[name] = result.counters.get(name, 0) + count
+        return result
+
+    def _finish(self, assembly: _Assembly, followers: list[Item], result: Result) -> None:
+        item = assembly.item
+        if assembly.error is not None:
+            if assembly.file is not None:
+                self._sink.discard(assembly.file)
+            result.failures.append(Failure(item.path, assembly.error))
+            result.failures.extend(Failure(follower.path, assembly.error) for follower in followers)
+            return
+        file = assembly.open(self._sink)
+        self._sink.commit(item, file)
+        result.fetched += 1
+        result.written += item.content.size
+        while followers:
+            follower = followers.pop()
+            if not self._sink.resolve(follower):
+                self._sink.derive(follower, item)
+
+    def close(self) -> None:
+        self._sink.close()
+        self._source.close()
+
+
+def _requests(sink: OpenSink, assembly: _Assembly) -> Iterator[Request]:
+    """The transfers that an object needs: one, or one for each chunk."""
+    content = assembly.item.content
+    algorithm = content.digest.algorithm
+    external = content.external
+    if not content.chunks:
+        limit = limits.stored_size(content.size) if content.compressed else content.size
+        body = _body(sink, assembly, content.digest, 0, content.size, content.compressed)
+        path = content.digest.object_path().encode() if external is None else external
+        yield Request(path, body, limit, external is not None, None, assembly)
+        return
+    for offset, size, raw in content.chunks:
+        digest = Digest(algorithm, raw)
+        limit = limits.stored_size(size) if content.compressed else size
+        body = _body(sink, assembly, digest, offset, size, content.compressed)
+        if external is None:
+            yield Request(digest.object_path("P").encode(), body, limit, False, None, assembly)
+        else:
+            yield Request(external, body, limit, True, (offset, size), assembly)
+
+
+def _body(
+    sink: OpenSink, assembly: _Assembly, digest: Digest, offset: int, size: int, compressed: bool
+) -> _SmallBody | _StreamBody:
+    return (_SmallBody if size <= SMALL else _StreamBody)(sink, assembly, digest, offset, size, compressed)

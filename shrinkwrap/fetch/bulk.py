@@ -1,0 +1,441 @@
+"""Bulk objects by libcurl: one thread, many transfers in flight, connections kept.
+
+A transfer costs about 30 µs of CPU, most of it in libcurl, which is why handles are made once and only what
+differs is set for each request, and why Python sees no headers unless a proxy or a span makes them matter.
+"""
+
+from __future__ import annotations
+
+import heapq
+import time
+from collections.abc import Iterable, Iterator
+from itertools import count
+from typing import Any, Final
+
+import pycurl
+
+from shrinkwrap.errors import CorruptObject, ShrinkwrapError
+from shrinkwrap.fetch.http import (
+    MAX_REDIRECTS,
+    NO_CACHE,
+    Network,
+    ca_bundle,
+    describe_status,
+    judge_status,
+    says_proxy_error,
+    user_agent,
+)
+from shrinkwrap.fetch.intake import NO_REQUEST, Intake, bad_span, name_of, no_external
+from shrinkwrap.fetch.mirrors import Failure, Mirrors, Route, Trip
+from shrinkwrap.fetch.types import Outcome, Request
+from shrinkwrap.fetch.urls import escape_path
+
+#: Errors of libcurl that say that the host, or the proxy, is at fault, so that trying again is of no use.
+_HOST_ERRORS: Final = {
+    pycurl.E_COULDNT_RESOLVE_HOST: "its name cannot be resolved",
+    pycurl.E_TOO_MANY_REDIRECTS: "more than four redirects",
+    pycurl.E_UNSUPPORTED_PROTOCOL: "a redirect to something that is not http or https",
+    pycurl.E_URL_MALFORMAT: "a redirect to something that is not a URL",
+    pycurl.E_PEER_FAILED_VERIFICATION: "its certificate was not accepted",
+}
+_PROXY_ERRORS: Final = {
+    pycurl.E_COULDNT_RESOLVE_PROXY: "its name cannot be resolved",
+    getattr(pycurl, "E_PROXY", 97): "the handshake with the proxy failed",
+}
+_TRANSFER_ERRORS: Final = {
+    pycurl.E_COULDNT_CONNECT: "no connection",
+    pycurl.E_OPERATION_TIMEDOUT: "too slow, or no answer in time",
+    pycurl.E_PARTIAL_FILE: "the answer was cut short",
+    pycurl.E_GOT_NOTHING: "the connection was closed without an answer",
+    pycurl.E_RECV_ERROR: "the connection broke while receiving",
+    pycurl.E_SEND_ERROR: "the connection broke while sending",
+}
+
+#: Attempts of one request that may be cut off by pauses of our own without being counted.
+_MAX_EXCUSED: Final = 3
+#: Longest wait for the network before libcurl's own timers are looked after, in seconds.
+_MAX_WAIT: Final = 1.0
+
+
+class CurlTransfers:
+    """The fetcher of one source. Belongs to one thread; fetches may be nested."""
+
+    def __init__(self, network: Network) -> None:
+        self._network = network
+        self._idle: list[_Crew] = []
+        self._busy: set[_Crew] = set()
+
+    def fetch(self, requests: Iterable[Request]) -> Iterator[Outcome]:
+        """See :meth:`shrinkwrap.fetch.types.Source.fetch`."""
+        crew = self._idle.pop() if self._idle else _Crew(self._network)
+        self._busy.add(crew)
+        try:
+            yield from crew.run(requests)
+        finally:
+            crew.abandon()
+            if crew in self._busy:
+                self._busy.discard(crew)
+                self._idle.append(crew)
+
+    def close(self) -> None:
+        """End everything, also fetches that are under way."""
+        for crew in (*self._idle, *self._busy):
+            crew.close()
+        self._idle.clear()
+        self._busy.clear()
+
+
+class _Slot:
+    """One easy handle and the request that it works for."""
+
+    __slots__ = (
+        "curl",
+        "intake",
+        "mirrors",
+        "no_cache",
+        "proxy",
+        "proxy_error",
+        "request",
+        "route",
+        "spans",
+        "trip",
+    )
+
+    mirrors: Mirrors
+    route: Route
+
+    def __init__(self, curl: Any) -> None:
+        self.curl = curl
+        self.intake = Intake()
+        self.request = NO_REQUEST
+        self.trip: Trip | None = None
+        #: How the handle is set now: the proxy, no-cache headers, a range.
+        self.proxy: str | None = None
+        self.no_cache = False
+        self.spans = False
+        self.proxy_error = False
+        curl.slot = self
+        curl.setopt(pycurl.WRITEFUNCTION, self.intake.write)
+
+    def forget(self) -> None:
+        """Let go of the request."""
+        self.request = NO_REQUEST
+        self.trip = None
+        self.intake.forget()
+
+    def header(self, line: bytes) -> None:
+        """Called for each header line, only where proxies or spans make it matter."""
+        if line.startswith(b"HTTP/"):
+            self.proxy_error = False
+            self.intake.partial = line[8:14].split()[:1] == [b"206"]
+            return
+        name, _, value = line.decode("latin-1").partition(":")
+        if says_proxy_error(name, value):
+            self.proxy_error = True
+
+
+class _Crew:
+    """A multi handle with its easy handles: what one call of ``fetch`` works with."""
+
+    def __init__(self, network: Network) -> None:
+        self._network = network
+        self._config = network.config
+        self._agent = user_agent(network.config)
+        self._bundle = ca_bundle() if network.uses_tls else ""
+        self._no_cache = [f"{name}: {value}" for name, value in NO_CACHE.items()]
+        self._multi: Any = pycurl.CurlMulti()
+        self._multi.setopt(pycurl.M_MAXCONNECTS, network.config.transfers)
+        self._multi.setopt(pycurl.M_MAX_HOST_CONNECTIONS, network.config.transfers)
+        self._slots: list[_Slot] = []
+        self._idle: list[_Slot] = []
+        self._active: set[_Slot] = set()
+        #: Requests that wait before another attempt: when it is due, a number that settles ties, and the
+        #: handle.
+        self._waiting: list[tuple[float, int, _Slot]] = []
+        self._numbers = count()
+        self._patience = min(network.config.timeout_direct, network.config.timeout_proxy)
+        self._closed = False
+
+    def run(self, requests: Iterable[Request]) -> Iterator[Outcome]:
+        """Draw requests as handles become free, and yield what became of them."""
+        iterator = iter(requests)
+        exhausted = False
+        waiting = self._waiting
+        ready: list[Outcome] = []
+        transfers = self._config.transfers
+        multi = self._multi
+        perform, info_read = multi.perform, multi.info_read
+        active = self._active
+        awake = time.monotonic()
+        excused = False
+        while True:
+            while waiting and waiting[0][0] <= awake:
+                slot = heapq.heappop(waiting)[2]
+                trip = slot.trip
+                if trip is not None and slot.mirrors.resume(trip, awake):
+                    self._start(slot)
+                else:
+                    ready.append(self._lost(slot))
+            while not exhausted and len(active) + len(waiting) < transfers:
+                request = next(iterator, None)
+                if request is None:
+                    exhausted = True
+                    break
+                outcome = self._begin(request)
+                if outcome is not None:
+                    ready.append(outcome)
+                    break
+            if active:
+                perform()
+            for outcome in ready:
+                yield outcome
+                if self._closed:
+                    return
+            ready.clear()
+            # A pause of our own (a slow disk, a slow consumer) must not count as slowness of the server.
+            paused = time.monotonic() - awake > self._patience / 2
+            more = bool(active)
+            while more:
+                left, done, failed = info_read()
+                more = left > 0
+                for curl in done:
+                    outcome = self._done(curl.slot)
+                    if outcome is not None:
+                        ready.append(outcome)
+                for curl, code, text in failed:
+                    outcome = self._failed(curl.slot, code, text, excused or paused)
+                    if outcome is not None:
+                        ready.append(outcome)
+            excused = paused
+            if not ready and (exhausted or len(active) + len(waiting) >= transfers):
+                if not active and not waiting:
+                    return
+                self._wait(waiting[0][0] if waiting else None)
+            awake = time.monotonic()
+            for mirrors in (self._network.mirrors, self._network.external):
+                if mirrors is not None and awake >= mirrors.reset_at:
+                    mirrors.tick(awake)
+
+    def abandon(self) -> None:
+        """Take all handles back, whatever they are at."""
+        for slot in tuple(self._active):
+            self._rest(slot)
+        for slot in self._slots:
+            slot.forget()
+        self._waiting.clear()
+        self._idle = list(self._slots)
+
+    def close(self) -> None:
+        if self._closed:
+            return
+        self.abandon()
+        self._closed = True
+        for slot in self._slots:
+            slot.curl.close()
+            del slot.curl.slot
+        self._slots.clear()
+        self._idle.clear()
+        self._multi.close()
+
+    def _wait(self, due: float | None) -> None:
+        """Sleep until the network moves, or until ``due``."""
+        seconds = _MAX_WAIT if due is None else min(_MAX_WAIT, max(0.0, due - time.monotonic()))
+        if not self._active:
+            time.sleep(seconds)
+            return
+        timer = self._multi.timeout()
+        if timer >= 0:
+            seconds = min(seconds, timer / 1000)
+        try:
+            moved = self._multi.select(seconds)
+        except pycurl.error:  # interrupted by a signal whose handler lets us go on
+            return
+        # Without a socket to wait for (a name is being looked up) select returns at once.
+        if moved <= 0 and seconds > 0:
+            time.sleep(min(seconds, 0.001))
+
+    def _begin(self, request: Request) -> Outcome | None:
+        """Start a fresh request, or refuse it at once."""
+        mirrors = self._network.mirrors_for(request)
+        if mirrors is None:
+            return Outcome(request, no_external(request), 0, "")
+        error = bad_span(request)
+        if error is not None:
+            return Outcome(request, error, 0, "")
+        slot = self._idle.pop() if self._idle else self._new_slot()
+        slot.request = request
+        slot.mirrors = mirrors
+        slot.trip = None
+        try:
+            self._start(slot)
+        except CorruptObject as exc:
+            slot.forget()
+            self._idle.append(slot)
+            return Outcome(request, exc, 0, "")
+        return None
+
+    def _start(self, slot: _Slot) -> None:
+        """One attempt, by the route of the request's trip or by the one in use."""
+        request = slot.request
+        trip = slot.trip
+        curl = slot.curl
+        route = slot.mirrors.current if trip is None else trip.route
+        slot.route = route
+        path = escape_path(request.path)
+        curl.setopt(pycurl.URL, route.prefix + path if path[:1] == b"/" else b"%b/%b" % (route.prefix, path))
+        no_cache = trip is not None and trip.no_cache
+        if route.proxy != slot.proxy or no_cache != slot.no_cache or request.span is not None or slot.spans:
+            self._adjust(slot, route.proxy, no_cache)
+        slot.intake.begin(request)
+        self._network.stats.requests += 1
+        self._multi.add_handle(curl)
+        self._active.add(slot)
+
+    def _adjust(self, slot: _Slot, proxy: str, no_cache: bool) -> None:
+        """Set what seldom changes from one request to the next."""
+        curl = slot.curl
+        span = slot.request.span
+        patience = self._config.patience(proxy)
+        # An empty text keeps libcurl from looking for proxies in the environment.
+        curl.setopt(pycurl.PROXY, proxy)
+        curl.setopt(pycurl.CONNECTTIMEOUT_MS, max(1, int(patience * 1000)))
+        curl.setopt(pycurl.LOW_SPEED_TIME, max(1, round(patience)))
+        # pycurl ignores an empty list; an emptied header is none.
+        curl.setopt(pycurl.HTTPHEADER, self._no_cache if no_cache else ["Pragma:"])
+        if span is not None:
+            curl.setopt(pycurl.RANGE, f"{span[0]}-{span[0] + span[1] - 1}")
+        elif slot.spans:
+            curl.unsetopt(pycurl.RANGE)
+        if proxy or span is not None:
+            curl.setopt(pycurl.HEADERFUNCTION, slot.header)
+        else:
+            curl.unsetopt(pycurl.HEADERFUNCTION)
+        slot.proxy = proxy
+        slot.no_cache = no_cache
+        slot.spans = span is not None
+        slot.proxy_error = False
+
+    def _new_slot(self) -> _Slot:
+        config = self._config
+        curl = pycurl.Curl()
+        slot = _Slot(curl)
+        self._slots.append(slot)
+        # Where nothing is encrypted, the choice of a version per transfer is only CPU.
+        version = pycurl.CURL_HTTP_VERSION_2TLS if self._bundle else pycurl.CURL_HTTP_VERSION_1_1
+        web = pycurl.PROTO_HTTP | pycurl.PROTO_HTTPS
+        for option, value in (
+            (pycurl.NOSIGNAL, 1),
+            (pycurl.PROTOCOLS, web),
+            (pycurl.REDIR_PROTOCOLS, web),
+            (pycurl.FOLLOWLOCATION, int(config.follow_redirects)),
+            (pycurl.MAXREDIRS, MAX_REDIRECTS),
+            (pycurl.NETRC, pycurl.NETRC_IGNORED),
+            (pycurl.NOPROXY, ""),
+            (pycurl.PATH_AS_IS, 1),
+            (pycurl.USERAGENT, self._agent),
+            # No body of an error page ever reaches us, and the connection that it came by is given up.
+            (pycurl.FAILONERROR, 1),
+            (pycurl.LOW_SPEED_LIMIT, config.low_speed_limit),
+            (pycurl.TCP_KEEPALIVE, 1),
+            (pycurl.HTTP_VERSION, version),
+        ):
+            curl.setopt(option, value)
+        if self._bundle:
+            curl.setopt(pycurl.CAINFO, self._bundle)
+            if hasattr(pycurl, "PROXY_CAINFO"):
+                curl.setopt(pycurl.PROXY_CAINFO, self._bundle)
+        return slot
+
+    def _rest(self, slot: _Slot) -> None:
+        """The handle is out of work; its connection stays if the transfer was complete."""
+        self._active.discard(slot)
+        self._multi.remove_handle(slot.curl)
+
+    def _done(self, slot: _Slot) -> Outcome | None:
+        """libcurl is content. None if there is another attempt."""
+        self._rest(slot)
+        intake = slot.intake
+        status = slot.curl.getinfo(pycurl.RESPONSE_CODE)
+        if not 200 <= status < 300:
+            return self._judge(slot, *self._status_failure(slot, status))
+        try:
+            intake.finish()
+        except CorruptObject as exc:
+            return self._judge(slot, Failure.CORRUPT, exc.message)
+        return self._won(slot)
+
+    def _failed(self, slot: _Slot, code: int, text: str, excused: bool) -> Outcome | None:
+        """libcurl is not content. None if there is another attempt."""
+        self._rest(slot)
+        intake = slot.intake
+        raised = intake.raised
+        if isinstance(raised, CorruptObject):
+            return self._judge(slot, Failure.CORRUPT, raised.message)
+        if raised is not None:
+            raise raised
+        if code == pycurl.E_WRITE_ERROR:
+            if not intake.satisfied:
+                # Only an exception that struck between libcurl and Intake.write gets here, and older versions
+                # of pycurl print and drop it: the doing of a signal.
+                raise KeyboardInterrupt
+            try:
+                intake.finish()
+            except CorruptObject as exc:
+                return self._judge(slot, Failure.CORRUPT, exc.message)
+            return self._won(slot)
+        if code == pycurl.E_HTTP_RETURNED_ERROR:
+            status = slot.curl.getinfo(pycurl.RESPONSE_CODE)
+            return self._judge(slot, *self._status_failure(slot, status))
+        if code == pycurl.E_OPERATION_TIMEDOUT and excused:
+            trip = slot.trip = slot.trip or Trip(slot.route)
+            if trip.excused < _MAX_EXCUSED:
+                trip.excused += 1
+                self._network.stats.retries += 1
+                self._start(slot)
+                return None
+        if code in _HOST_ERRORS:
+            return self._judge(slot, Failure.HOST, _HOST_ERRORS[code])
+        if code in _PROXY_ERRORS:
+            return self._judge(slot, Failure.PROXY, _PROXY_ERRORS[code])
+        return self._judge(slot, Failure.TRANSFER, _TRANSFER_ERRORS.get(code, str(text)[:200]))
+
+    def _status_failure(self, slot: _Slot, status: int) -> tuple[Failure, str]:
+        failure = judge_status(status, proxied=bool(slot.route.proxy), proxy_error=slot.proxy_error)
+        return failure or Failure.HOST, describe_status(status)
+
+    def _judge(self, slot: _Slot, failure: Failure, reason: str) -> Outcome | None:
+        """Ask the mirrors what follows, and do it. None if there is another attempt, now or later."""
+        stats = self._network.stats
+        stats.received += slot.intake.received
+        trip = slot.trip = slot.trip or Trip(slot.route)
+        now = time.monotonic()
+        wait = slot.mirrors.failed(trip, failure, reason, now)
+        if wait is None:
+            return self._lost(slot)
+        stats.retries += trip.route == slot.route
+        if wait == 0.0:
+            self._start(slot)
+        else:
+            heapq.heappush(self._waiting, (now + wait, next(self._numbers), slot))
+        return None
+
+    def _won(self, slot: _Slot) -> Outcome:
+        stats = self._network.stats
+        received = slot.intake.received
+        url = slot.route.url
+        stats.received += received
+        stats.hosts[url] = stats.hosts.get(url, 0) + 1
+        if slot.trip is not None:
+            slot.mirrors.succeeded(slot.trip)
+        return self._free(slot, None, received)
+
+    def _lost(self, slot: _Slot) -> Outcome:
+        trip = slot.trip or Trip(slot.route)
+        return self._free(slot, slot.mirrors.verdict(trip, name_of(slot.request)), slot.intake.received)
+
+    def _free(self, slot: _Slot, error: ShrinkwrapError | None, received: int) -> Outcome:
+        outcome = Outcome(slot.request, error, received, slot.route.url)
+        # The handle forgets its request with the next one, or at the end of the fetch.
+        slot.trip = None
+        self._idle.append(slot)
+        return outcome

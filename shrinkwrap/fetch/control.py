@@ -1,0 +1,153 @@
+"""Control requests: few, small, mutable files such as the manifest and the whitelist."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING
+
+from shrinkwrap.errors import CorruptObject
+from shrinkwrap.fetch.http import (
+    MAX_REDIRECTS,
+    NO_CACHE,
+    Network,
+    SlowError,
+    SpeedCheck,
+    describe_status,
+    judge_status,
+    says_proxy_error,
+    tls_context,
+    user_agent,
+)
+from shrinkwrap.fetch.mirrors import Failure, Route, Trip
+from shrinkwrap.fetch.urls import escape_path
+
+if TYPE_CHECKING:
+    import ssl
+
+    import httpx
+
+
+class Control:
+    """Fetches control files over HTTP, going from host to host as the source's mirrors say.
+
+    Args:
+        transport: answers instead of the network, a seam for tests (``httpx.MockTransport``).
+
+    Attributes:
+        past_caches: set when an answer was not to be trusted: from then on, caches are asked to look
+            themselves.
+    """
+
+    def __init__(self, network: Network, *, transport: httpx.BaseTransport | None = None) -> None:
+        self._network = network
+        self._transport = transport
+        self._clients: dict[str, httpx.Client] = {}
+        self._context: ssl.SSLContext | None = None
+        self.past_caches = False
+
+    def get(self, name: str, limit: int) -> bytes:
+        """The file ``name`` below the repository's URL, of at most ``limit`` bytes.
+
+        Raises:
+            MissingObject: every host says that it has no such file.
+            NetworkError: no host could be asked.
+            CorruptObject: larger than ``limit``, wherever it was found.
+        """
+        mirrors = self._network.mirrors
+        stats = self._network.stats
+        path = escape_path(name.encode("utf-8", "surrogateescape")).decode("ascii")
+        now = time.monotonic()
+        if now >= mirrors.reset_at:
+            mirrors.tick(now)
+        trip = Trip(mirrors.current)
+        while True:
+            route = trip.route
+            found = self._attempt(route, path, limit, no_cache=trip.no_cache or self.past_caches)
+            stats.requests += 1
+            if isinstance(found, bytes):
+                stats.received += len(found)
+                stats.hosts[route.url] = stats.hosts.get(route.url, 0) + 1
+                mirrors.succeeded(trip)
+                return found
+            wait = mirrors.failed(trip, *found, time.monotonic())
+            if wait:
+                time.sleep(wait)
+                if not mirrors.resume(trip, time.monotonic()):
+                    wait = None
+            if wait is None:
+                raise mirrors.verdict(trip, name)
+            stats.retries += trip.route == route
+
+    def close(self) -> None:
+        for client in self._clients.values():
+            client.close()
+        self._clients.clear()
+
+    def _attempt(self, route: Route, path: str, limit: int, *, no_cache: bool) -> bytes | tuple[Failure, str]:
+        """The file, or the class of the failure and a few words about it."""
+        import httpx
+
+        client = self._client(route.proxy)
+        speed = SpeedCheck(self._network.config.low_speed_limit, self._network.config.patience(route.proxy))
+        try:
+            url = httpx.URL(f"{route.url}/{path}")
+            with client.stream("GET", url, headers=NO_CACHE if no_cache else None) as answer:
+                failure = judge_status(
+                    answer.status_code,
+                    proxied=bool(route.proxy),
+                    proxy_error=any(says_proxy_error(*item) for item in answer.headers.items()),
+                )
+                if failure is not None:
+                    return failure, describe_status(answer.status_code)
+                return self._read(answer, limit, speed)
+        except CorruptObject as exc:
+            return Failure.CORRUPT, exc.message
+        except (httpx.ProxyError, httpx.UnsupportedProtocol, httpx.TooManyRedirects, httpx.InvalidURL) as exc:
+            # Neither of the last three is the proxy's doing: the host sends us somewhere strange.
+            return Failure.PROXY if isinstance(exc, httpx.ProxyError) else Failure.HOST, _words(exc)
+        except (httpx.HTTPError, SlowError, OSError) as exc:
+            return Failure.TRANSFER, _words(exc)
+
+    def _read(self, answer: httpx.Response, limit: int, speed: SpeedCheck) -> bytes:
+        """The body as it is sent, whatever its headers say about its length or encoding."""
+        pieces: list[bytes] = []
+        size = 0
+        asked = time.monotonic()
+        # Pieces as they arrive, or the speed could not be told. A transport that stands in has read them already.
+        for piece in [answer.content] if answer.is_stream_consumed else answer.iter_raw():
+            size += len(piece)
+            if size > limit:
+                raise CorruptObject(f"larger than the {limit} bytes that are allowed")
+            pieces.append(piece)
+            came = time.monotonic()
+            speed.add(len(piece), came - asked)
+            asked = came
+        return b"".join(pieces)
+
+    def _client(self, proxy: str) -> httpx.Client:
+        client = self._clients.get(proxy)
+        if client is None:
+            import httpx
+
+            config = self._network.config
+            if self._context is None:
+                self._context = tls_context(self._network)
+            via = None
+            if proxy and self._transport is None:
+                via = httpx.Proxy(proxy, ssl_context=self._context if proxy.startswith("https:") else None)
+            client = httpx.Client(
+                transport=self._transport,
+                proxy=via,
+                verify=self._context,
+                trust_env=False,
+                follow_redirects=config.follow_redirects,
+                max_redirects=MAX_REDIRECTS,
+                timeout=config.patience(proxy),
+                headers={"User-Agent": user_agent(config), "Accept": "*/*", "Accept-Encoding": "identity"},
+            )
+            self._clients[proxy] = client
+        return client
+
+
+def _words(exc: Exception) -> str:
+    return str(exc)[:200] or type(exc).__name__

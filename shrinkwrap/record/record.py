@@ -1,0 +1,215 @@
+"""The record of an export, the intent of one that is under way, and the head that was seen last."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass
+from typing import Any, Final, Self
+
+from shrinkwrap.cvmfs import limits
+from shrinkwrap.cvmfs.catalog import NestedRef
+from shrinkwrap.cvmfs.digest import Digest, parse_digest
+from shrinkwrap.cvmfs.keys import MasterKey
+from shrinkwrap.errors import CorruptObject
+from shrinkwrap.snapshot.view import ViewOptions
+
+RECORD_VERSION: Final = 1
+#: Most bytes of a record, an intent or a head. Specs of 16 MiB grow sixfold at worst when escaped.
+RECORD_BYTES: Final = 128 * limits.MIB
+
+
+@dataclass(frozen=True, slots=True)
+class Goal:
+    """What decides how an export comes out: equal goals give equal trees.
+
+    Attributes:
+        fqrn: repository.
+        root_hash: of the root catalog, with the algorithm's tag.
+        root_size: bytes of the inflated root catalog, 0 if unknown.
+        spec: text of the specification.
+        spec_sha256: of that text.
+        rules: which meaning of the grammar.
+        view: how entries are shown.
+        link_mode: hardlink, reflink or copy, as the destination can.
+    """
+
+    fqrn: str
+    root_hash: str
+    root_size: int
+    spec: bytes
+    spec_sha256: str
+    rules: str
+    view: ViewOptions
+    link_mode: str
+
+    @property
+    def root(self) -> NestedRef:
+        return NestedRef(b"", parse_digest(self.root_hash), self.root_size, False)
+
+    def to_json(self) -> dict[str, Any]:
+        # Spec lines are bytes; what is not UTF-8 survives as escaped surrogates.
+        return {**asdict(self), "spec": self.spec.decode("utf-8", "surrogateescape")}
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> Self:
+        """Raises KeyError, TypeError, ValueError or CorruptObject for what is not a goal."""
+        goal = cls(
+            fqrn=str(value["fqrn"]),
+            root_hash=str(value["root_hash"]),
+            root_size=int(value["root_size"]),
+            spec=str(value["spec"]).encode("utf-8", "surrogateescape"),
+            spec_sha256=str(value["spec_sha256"]),
+            rules=str(value["rules"]),
+            view=ViewOptions(**value["view"]),
+            link_mode=str(value["link_mode"]),
+        )
+        parse_digest(goal.root_hash)
+        return goal
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """A finished export.
+
+    Attributes:
+        goal: what it was made for.
+        revision, timestamp, tag: of the snapshot; publish time in seconds, the tag it was asked for by, if any.
+        variables: used by link targets, with their values; None for unset ones.
+        counts: what the tree holds: files, dirs, symlinks, bytes, and what was left out.
+        tool: version of this tool.
+    """
+
+    goal: Goal
+    revision: int
+    timestamp: int
+    tag: str
+    variables: dict[str, str | None]
+    counts: dict[str, int]
+    tool: str
+
+    def to_bytes(self) -> bytes:
+        value = {
+            "version": RECORD_VERSION,
+            "goal": self.goal.to_json(),
+            "revision": self.revision,
+            "timestamp": self.timestamp,
+            "tag": self.tag,
+            "variables": dict(sorted(self.variables.items())),
+            "counts": dict(sorted(self.counts.items())),
+            "tool": self.tool,
+        }
+        return json.dumps(value, indent=1, sort_keys=True).encode() + b"\n"
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any] | None) -> Self | None:
+        """The record, or None for what cannot be read as one: then the disk is asked instead."""
+        if value is None or value.get("version") != RECORD_VERSION:
+            return None
+        try:
+            return cls(
+                goal=Goal.from_json(value["goal"]),
+                revision=int(value["revision"]),
+                timestamp=int(value["timestamp"]),
+                tag=str(value["tag"]),
+                variables={str(k): None if v is None else str(v) for k, v in value["variables"].items()},
+                counts={str(k): int(v) for k, v in value["counts"].items()},
+                tool=str(value["tool"]),
+            )
+        except (KeyError, TypeError, ValueError, AttributeError, CorruptObject):
+            return None
+
+
+@dataclass(frozen=True, slots=True)
+class Intent:
+    """A run that has begun to change the tree, and has not finished.
+
+    Attributes:
+        goal: what it works towards; None if the file cannot be read.
+        boot_id: of the machine's start in which objects written since ``since`` are safe on disk.
+        since: time of the oldest object that a power cut may have broken, in nanoseconds of the file system's clock.
+        run: name of the run.
+    """
+
+    goal: Goal | None
+    boot_id: str
+    since: int
+    run: str
+
+    def to_bytes(self) -> bytes:
+        goal = None if self.goal is None else self.goal.to_json()
+        value = {
+            "version": RECORD_VERSION,
+            "goal": goal,
+            "boot_id": self.boot_id,
+            "since": self.since,
+            "run": self.run,
+        }
+        return json.dumps(value, indent=1, sort_keys=True).encode() + b"\n"
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> Self:
+        """Whatever stands in an intent, its being there says that the tree may be anything."""
+        try:
+            goal = None if value["goal"] is None else Goal.from_json(value["goal"])
+            return cls(goal, str(value["boot_id"]), int(value["since"]), str(value["run"]))
+        except (KeyError, TypeError, ValueError, AttributeError, CorruptObject):
+            return cls(None, "", 0, "")
+
+
+def key_ring(keys: Iterable[MasterKey]) -> str:
+    """Digest of a set of master keys, whatever their order and file names."""
+    numbers = sorted(f"{key.rsa.modulus:x}:{key.rsa.exponent:x}" for key in keys)
+    return hashlib.sha256("\n".join(numbers).encode()).hexdigest()
+
+
+@dataclass(frozen=True, slots=True)
+class SeenHead:
+    """The head of a repository as it was last accepted: the memory against rollbacks (DESIGN promise 7).
+
+    Attributes:
+        revision, root_hash, timestamp: of the manifest.
+        manifest: its bytes, in hex: an identical one needs no second check of its signatures...
+        expires: ...until the whitelist that it was checked with expires, in seconds since the epoch...
+        keys: ...and as long as the same master keys are trusted (:func:`key_ring`).
+    """
+
+    revision: int
+    root_hash: Digest
+    timestamp: int
+    manifest: str
+    expires: int
+    keys: str
+
+    def vouches_for(self, manifest: bytes, keys: Iterable[MasterKey], now: float) -> bool:
+        """True if this very manifest was verified before, and would be again."""
+        return manifest.hex() == self.manifest and now < self.expires and key_ring(keys) == self.keys
+
+    def to_bytes(self) -> bytes:
+        value = {
+            "version": RECORD_VERSION,
+            "revision": self.revision,
+            "root_hash": str(self.root_hash),
+            "timestamp": self.timestamp,
+            "manifest": self.manifest,
+            "expires": self.expires,
+            "keys": self.keys,
+        }
+        return json.dumps(value, indent=1, sort_keys=True).encode() + b"\n"
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any] | None) -> Self | None:
+        if value is None:
+            return None
+        try:
+            return cls(
+                int(value["revision"]),
+                parse_digest(str(value["root_hash"])),
+                int(value["timestamp"]),
+                str(value["manifest"]),
+                int(value["expires"]),
+                str(value["keys"]),
+            )
+        except (KeyError, TypeError, ValueError, CorruptObject):
+            return None

@@ -1,0 +1,1 @@
+"""Verified root catalogs seen through specs: immutable, ordered streams of entries."""

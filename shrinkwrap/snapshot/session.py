@@ -1,0 +1,82 @@
+"""A repository opened for reading, without a destination."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+
+from shrinkwrap.cvmfs.blacklist import Blacklist
+from shrinkwrap.cvmfs.catalog import Catalog, NestedRef
+from shrinkwrap.cvmfs.entry import Entry
+from shrinkwrap.cvmfs.keys import MasterKey
+from shrinkwrap.fetch.source import SourceConfig, open_source
+from shrinkwrap.fetch.types import Source
+from shrinkwrap.snapshot.catalogs import CatalogStore, ObjectKeeper
+from shrinkwrap.snapshot.keep import KeepFolder
+from shrinkwrap.snapshot.repository import Repository
+
+
+@dataclass(frozen=True, slots=True)
+class Session:
+    """An open repository: its trust, its bytes, its catalogs."""
+
+    repository: Repository
+    source: Source
+    catalogs: CatalogStore
+
+    def find(self, root: NestedRef, path: bytes) -> tuple[Catalog, Entry] | None:
+        """The entry of a path and the catalog that lists what lies below it; hidden entries are found too.
+
+        Catalogs on the way are fetched. Links are not followed. Give the catalog back with ``catalogs.release``.
+        """
+        catalog = self.catalogs.open(root)
+        while True:
+            mounts = [mount for mount in catalog.nested if _inside(path, mount)]
+            if not mounts:
+                break
+            ref = catalog.nested[mounts[0]]
+            self.catalogs.release(catalog)
+            catalog = self.catalogs.open(ref)
+        entry = catalog.lookup(path)
+        if entry is None:
+            self.catalogs.release(catalog)
+            return None
+        return catalog, entry
+
+
+def _inside(path: bytes, mount: bytes) -> bool:
+    """Whether a path is a mount or lies below it, at component boundaries (FORMAT.md §13.21)."""
+    return path == mount or path.startswith(mount + b"/")
+
+
+@contextmanager
+def open_session(
+    config: SourceConfig,
+    keys: Sequence[MasterKey],
+    *,
+    blacklist: Blacklist | None = None,
+    cache: str | None = None,
+    notice: Callable[[str], None] | None = None,
+) -> Iterator[Session]:
+    """Open a repository.
+
+    Args:
+        cache: folder that keeps catalogs and histories between runs; a temporary one if None.
+    """
+    with ExitStack() as stack:
+        scratch = stack.enter_context(tempfile.TemporaryDirectory(prefix="shrinkwrap-", dir=cache))
+        folder = os.path.join(cache or scratch, "objects")
+        os.makedirs(folder, exist_ok=True)
+        source = open_source(config, notice)
+        stack.callback(source.close)
+        keeper = ObjectKeeper(source, KeepFolder(folder, scratch))
+        catalogs = CatalogStore(keeper, scratch)
+        stack.callback(catalogs.close)
+        repository = Repository(
+            config.fqrn, source, keeper, keys, now=time.time(), blacklist=blacklist, scratch=scratch, notice=notice
+        )
+        yield Session(repository, source, catalogs)

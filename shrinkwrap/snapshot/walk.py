@@ -1,0 +1,235 @@
+"""The ordered stream of a snapshot's entries.
+
+Order: component-wise byte order of names, a parent before its children, depth first (docs/decisions/0001).
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+
+from shrinkwrap.cvmfs import limits
+from shrinkwrap.cvmfs.catalog import Catalog, NestedRef
+from shrinkwrap.cvmfs.entry import (
+    FLAG_BIND_MOUNTPOINT,
+    FLAG_HIDDEN,
+    FLAG_NESTED_MOUNTPOINT,
+    FLAG_NESTED_ROOT,
+    TRANSITION_FLAGS,
+    Entry,
+    show,
+)
+from shrinkwrap.errors import CatalogError
+from shrinkwrap.snapshot.catalogs import CatalogStore
+from shrinkwrap.spec.matcher import IF_BELOW, NO, YES, Matcher, State
+
+Notice = Callable[[str], None]
+
+
+def order_key(path: bytes) -> bytes:
+    """Sort key of the stream's order. A NUL, which no name has, sorts before every byte that a name may have."""
+    return path.replace(b"/", b"\0")
+
+
+class Frame:
+    """A directory that the walk is in."""
+
+    __slots__ = ("catalog", "entries", "lines", "mounted", "path", "state", "whole")
+
+    def __init__(self, catalog: Catalog, path: bytes, state: State, matcher: Matcher, mounted: bool) -> None:
+        self.catalog = catalog
+        self.path = path
+        self.state = state
+        self.mounted = mounted
+        # With everything below inside, no name decides anything any more.
+        self.whole = matcher.everything(state)
+        self.lines = matcher.step(state, b"x", True).lines if self.whole else ()
+        names = matcher.names(state)
+        self.entries = catalog.children(path) if names is None else _lookups(catalog, path, names)
+
+
+class Walk:
+    """Walks one root catalog through one spec.
+
+    Iterating gives entries; :meth:`prune`, called after a directory was given, leaves out what lies below it.
+
+    Args:
+        store: brings catalogs.
+        root: the root catalog.
+        matcher: the spec.
+        notice: told of oddities that are no errors.
+        count: told of the spec lines that an entry matches.
+    """
+
+    def __init__(
+        self,
+        store: CatalogStore,
+        root: NestedRef,
+        matcher: Matcher,
+        *,
+        notice: Notice | None = None,
+        count: Callable[[tuple[int, ...], Entry], None] | None = None,
+    ) -> None:
+        self._store = store
+        self._root = root
+        self._matcher = matcher
+        self._notice = notice
+        self._count = count
+        self._pruned = False
+
+    def prune(self) -> None:
+        """Do not go below the directory that was given last."""
+        self._pruned = True
+
+    def __iter__(self) -> Iterator[Entry]:
+        frames: list[Frame] = []
+        held: list[Catalog] = []
+        try:
+            yield from self._walk(frames, held)
+        finally:
+            for catalog in held:
+                self._store.release(catalog)
+
+    def _walk(self, frames: list[Frame], held: list[Catalog]) -> Iterator[Entry]:
+        matcher, count = self._matcher, self._count
+        catalog = self._store.open(self._root)
+        held.append(catalog)
+        step = matcher.root
+        entry = catalog.root()
+        if count is not None:
+            count(step.lines, entry)
+        self._pruned = False
+        yield entry
+        if step.state is None or self._pruned:
+            return
+        frames.append(Frame(catalog, entry.path, step.state, matcher, True))
+        # Directories on the way through a glob, which come out only if something below them does.
+        waiting: list[tuple[Entry, tuple[int, ...]]] = []
+        while frames:
+            frame = frames[-1]
+            entry_or_none = next(frame.entries, None)
+            if entry_or_none is None:
+                frames.pop()
+                if waiting and waiting[-1][0].path == frame.path:
+                    waiting.pop()
+                if frame.mounted:
+                    self._store.release(held.pop())
+                continue
+            entry = entry_or_none
+            is_dir = entry.is_dir
+            if frame.whole:
+                if entry.flags & FLAG_HIDDEN:
+                    continue
+                state: State | None = frame.state if is_dir else None
+                lines = frame.lines
+                included = YES
+            else:
+                step = matcher.step(frame.state, entry.name, is_dir)
+                included, state, lines = step.included, step.state, step.lines
+                if included == NO or (entry.flags & FLAG_HIDDEN and not step.named):
+                    continue
+                if included == IF_BELOW and (not is_dir or state is None):
+                    continue
+            if included == IF_BELOW:
+                waiting.append((entry, lines))
+            else:
+                for parent, parent_lines in waiting:
+                    if count is not None:
+                        count(parent_lines, parent)
+                    self._pruned = False
+                    yield parent
+                waiting.clear()
+                if count is not None:
+                    count(lines, entry)
+                self._pruned = False
+                yield entry
+                if self._pruned:
+                    continue
+            if is_dir and state is not None:
+                frames.append(self._enter(frame.catalog, entry, state, held, len(frames)))
+
+    def _enter(self, catalog: Catalog, entry: Entry, state: State, held: list[Catalog], depth: int) -> Frame:
+        path = entry.path
+        if depth > limits.PATH_DEPTH:
+            raise CatalogError(f"{show(path)[:200]}…: more than {limits.PATH_DEPTH} directories inside each other")
+        ref = catalog.nested.get(path)
+        mounted = ref is not None
+        if ref is not None:
+            if len(held) >= limits.CATALOG_DEPTH:
+                raise CatalogError(f"{show(path)[:200]}…: more than {limits.CATALOG_DEPTH} catalogs inside each other")
+            child = self._store.open(ref)
+            held.append(child)
+            self._compare_transition(entry, child)
+            catalog = child
+        elif self._notice is not None and entry.flags & (FLAG_NESTED_MOUNTPOINT | FLAG_BIND_MOUNTPOINT):
+            self._notice(
+                f"{show(path)}: marked as the mount point of a catalog that is not registered; it comes out empty"
+            )
+        return Frame(catalog, path, state, self._matcher, mounted)
+
+    def _compare_transition(self, entry: Entry, child: Catalog) -> None:
+        """The parent's copy of a transition directory counts; a difference is told (FORMAT.md §6.8)."""
+        if self._notice is None or child.ref.bind:
+            return
+        root = child.root()
+        same = root._replace(flags=0, key=entry.key) == entry._replace(flags=0)
+        if (
+            not same
+            or (root.flags ^ entry.flags) & ~(TRANSITION_FLAGS | FLAG_HIDDEN)
+            or not root.flags & FLAG_NESTED_ROOT
+        ):
+            self._notice(f"{show(entry.path)}: the catalog mounted there describes it differently than its parent does")
+
+
+def _lookups(catalog: Catalog, path: bytes, names: Iterable[bytes]) -> Iterator[Entry]:
+    """The few children that a spec names, without listing a directory that may be large."""
+    for name in names:
+        if 0 < len(name) <= limits.NAME and name not in (b".", b".."):
+            entry = catalog.lookup(path + b"/" + name)
+            if entry is not None:
+                yield entry
+
+
+def selected(catalog: Catalog, matcher: Matcher) -> list[NestedRef]:
+    """The catalogs mounted right below one that the spec can reach, in byte order of their mounts."""
+    return [catalog.nested[mount] for mount in sorted(catalog.nested) if _reaches(matcher, mount)]
+
+
+def _reaches(matcher: Matcher, path: bytes) -> bool:
+    state = matcher.root.state
+    for name in path[1:].split(b"/"):
+        if state is None:
+            return False
+        if matcher.everything(state):
+            return True
+        step = matcher.step(state, name, True)
+        if step.included == NO:
+            return False
+        state = step.state
+    return state is not None
+
+
+def bring_catalogs(
+    store: CatalogStore, root: NestedRef, matcher: Matcher, progress: Callable[[int], None] | None = None
+) -> int:
+    """Fetch every catalog that a walk will open, level by level and in parallel; their number.
+
+    Raises:
+        MissingObject, NetworkError, CorruptObject: the first that goes wrong.
+    """
+    level: deque[NestedRef] = deque([root])
+    number = 0
+    depth = 0
+    while level:
+        depth += 1
+        if depth > limits.CATALOG_DEPTH:
+            raise CatalogError(f"more than {limits.CATALOG_DEPTH} catalogs inside each other")
+        store.keeper.bring([store.wanted(ref) for ref in level], progress)
+        below: deque[NestedRef] = deque()
+        for ref in level:
+            catalog = store.open(ref)
+            below.extend(selected(catalog, matcher))
+            store.release(catalog)
+            number += 1
+        level = below
+    return number

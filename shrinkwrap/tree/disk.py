@@ -1,0 +1,208 @@
+"""What really lies in the visible tree, as a stream in the order of snapshots; and how it is held against nodes."""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Iterator
+from contextlib import suppress
+from typing import Final, NamedTuple, Protocol
+
+from shrinkwrap.snapshot.view import DIR, FILE, LINK, Node, View, Xattrs
+from shrinkwrap.snapshot.walk import Walk
+from shrinkwrap.tree.base import Base
+from shrinkwrap.tree.beneath import DIRECTORY
+from shrinkwrap.tree.place import HARDLINK
+from shrinkwrap.tree.probe import Abilities
+from shrinkwrap.tree.sink import Store
+
+OTHER: Final = "o"
+_RWX: Final = 0o700
+
+
+class Old(NamedTuple):
+    """What stands at a path before the run: from the record's snapshot (``node``), or from the disk (``info``)."""
+
+    path: bytes
+    kind: str
+    mode: int
+    node: Node | None
+    info: os.stat_result | None
+
+
+class Comparer(Protocol):
+    """Decides whether what is there is what is wanted."""
+
+    def same(self, old: Old, node: Node, name: str) -> bool:
+        """``name`` is the stored file's, empty for what is no file. Both have the same kind."""
+        ...
+
+
+class Names(Protocol):
+    """Names stored files."""
+
+    def __call__(self, node: Node) -> str: ...
+
+
+class RecordComparer:
+    """Compares with what the record says is there."""
+
+    def __init__(self, names: Names) -> None:
+        self._names = names
+
+    def same(self, old: Old, node: Node, name: str) -> bool:
+        before = old.node
+        assert before is not None
+        if node.kind == FILE:
+            return self._names(before) == name
+        return before == node
+
+
+class DiskComparer:
+    """Compares with what lies on the disk.
+
+    Args:
+        own: owners are ours to set (root).
+        share_mtime: mtimes of files mean nothing.
+    """
+
+    def __init__(
+        self,
+        base: Base,
+        tree: bytes,
+        store: Store,
+        abilities: Abilities,
+        link_mode: str,
+        *,
+        own: bool,
+        share_mtime: bool,
+    ) -> None:
+        self._base = base
+        self._tree = tree
+        self._store = store
+        self._abilities = abilities
+        self._linked = link_mode == HARDLINK
+        self._own = own
+        self._share_mtime = share_mtime
+
+    def same(self, old: Old, node: Node, name: str) -> bool:
+        info = old.info
+        assert info is not None
+        if node.kind == LINK:
+            return self._readlink(node.path) == node.target and self._owned(info, node) and self._timed(info, node)
+        right = stat.S_IMODE(info.st_mode) == node.mode and self._owned(info, node)
+        if node.kind == DIR:
+            return right and self._timed(info, node) and self._xattrs(node.path) == self._held(node.xattrs)
+        assert node.content is not None
+        right = right and info.st_size == node.content.size and (self._share_mtime or self._timed(info, node))
+        if not self._linked:
+            return right and info.st_nlink == 1
+        if not self._store.holds(name, (info.st_dev, info.st_ino)):
+            return False
+        if not right:
+            # Somebody changed the stored file through this path: it is no longer what its name says.
+            self._store.drop(name)
+        return right
+
+    def _owned(self, info: os.stat_result, node: Node) -> bool:
+        return not self._own or (info.st_uid, info.st_gid) == (node.uid, node.gid)
+
+    def _timed(self, info: os.stat_result, node: Node) -> bool:
+        return info.st_mtime_ns == self._abilities.time(node.mtime_ns)
+
+    def _held(self, xattrs: Xattrs) -> Xattrs:
+        return xattrs if self._abilities.xattrs else ()
+
+    def _readlink(self, path: bytes) -> bytes:
+        parent, _, name = (self._tree + path).rpartition(b"/")
+        return os.readlink(name, dir_fd=self._base.folders.fd(parent))
+
+    def _xattrs(self, path: bytes) -> Xattrs:
+        return read_xattrs(self._base.folders.fd(self._tree + path))
+
+
+def read_xattrs(fd: int) -> Xattrs:
+    """``user.*`` attributes of what an O_PATH descriptor stands for; none where they are not supported."""
+    place = f"/proc/self/fd/{fd}"
+    found: list[tuple[bytes, bytes]] = []
+    with suppress(OSError):
+        for name in os.listxattr(place):
+            raw = os.fsencode(name)
+            if raw.startswith(b"user."):
+                found.append((raw, os.getxattr(place, name)))
+    return tuple(sorted(found))
+
+
+class DiskWalk:
+    """The visible tree as it is.
+
+    Without root, directories that their owner may not enter are opened up; whoever walks has to finish them.
+    """
+
+    def __init__(self, base: Base, tree: bytes) -> None:
+        self._base = base
+        self._tree = tree
+        self._pruned = False
+        self._root = os.geteuid() == 0
+
+    def prune(self) -> None:
+        """Do not go below the directory that was given last."""
+        self._pruned = True
+
+    def __iter__(self) -> Iterator[Old]:
+        info = os.stat(self._tree, dir_fd=self._base.fd, follow_symlinks=False)
+        yield Old(b"", kind_of(info), stat.S_IMODE(info.st_mode), None, info)
+        if self._pruned or not stat.S_ISDIR(info.st_mode):
+            return
+        stack = [(b"", iter(self._names(b"", info)))]
+        while stack:
+            folder, names = stack[-1]
+            name = next(names, None)
+            if name is None:
+                stack.pop()
+                continue
+            path = folder + b"/" + name
+            try:
+                info = os.stat(name, dir_fd=self._base.folders.fd(self._tree + folder), follow_symlinks=False)
+            except FileNotFoundError:
+                continue
+            self._pruned = False
+            yield Old(path, kind_of(info), stat.S_IMODE(info.st_mode), None, info)
+            if stat.S_ISDIR(info.st_mode) and not self._pruned:
+                stack.append((path, iter(self._names(path, info))))
+
+    def _names(self, path: bytes, info: os.stat_result) -> list[bytes]:
+        fd = self._base.folders.fd(self._tree + path)
+        if not self._root and info.st_mode & _RWX != _RWX:
+            os.chmod(f"/proc/self/fd/{fd}", stat.S_IMODE(info.st_mode) | _RWX)
+        listing = os.open(b".", DIRECTORY, dir_fd=fd)
+        try:
+            return sorted(os.fsencode(name) for name in os.listdir(listing))
+        finally:
+            os.close(listing)
+
+
+def kind_of(info: os.stat_result) -> str:
+    if stat.S_ISREG(info.st_mode):
+        return FILE
+    if stat.S_ISDIR(info.st_mode):
+        return DIR
+    return LINK if stat.S_ISLNK(info.st_mode) else OTHER
+
+
+class RecordWalk:
+    """The tree as the record says: the old snapshot's entries, shown as they were."""
+
+    def __init__(self, walk: Walk, view: View) -> None:
+        self._walk = walk
+        self._view = view
+
+    def prune(self) -> None:
+        """Do not go below the directory that was given last."""
+        self._walk.prune()
+
+    def __iter__(self) -> Iterator[Old]:
+        for entry in self._walk:
+            node = self._view.node(entry)
+            if node is not None:
+                yield Old(node.path, node.kind, node.mode, node, None)

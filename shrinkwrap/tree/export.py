@@ -1,0 +1,282 @@
+"""One export from beginning to end (DESIGN, phases).
+
+Lock, head, catalogs, intent; objects and new paths, replacements, deletions, final metadata; sync, record.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack
+
+from shrinkwrap import __version__
+from shrinkwrap.cvmfs.blacklist import Blacklist
+from shrinkwrap.cvmfs.entry import show
+from shrinkwrap.cvmfs.manifest import parse_manifest
+from shrinkwrap.cvmfs.trust import KnownHead, check_fqrn
+from shrinkwrap.engine.batches import Batcher
+from shrinkwrap.engine.work import Failure, Item, Worker
+from shrinkwrap.errors import CorruptObject, MissingObject, NetworkError, ShrinkwrapError, UsageError
+from shrinkwrap.fetch.source import open_source
+from shrinkwrap.fetch.types import Source
+from shrinkwrap.record.record import RECORD_BYTES, Goal, Record, SeenHead, key_ring
+from shrinkwrap.snapshot.catalogs import CatalogStore, ObjectKeeper
+from shrinkwrap.snapshot.merge import merge
+from shrinkwrap.snapshot.repository import Accepted, Repository, Revision
+from shrinkwrap.snapshot.view import DIR, FILE, LINK, Node, View, ViewOptions
+from shrinkwrap.snapshot.walk import Walk, bring_catalogs
+from shrinkwrap.spec.matcher import Matcher
+from shrinkwrap.tree.base import Base, explain
+from shrinkwrap.tree.before import Before, before, decode, known, namer, nothing_new
+from shrinkwrap.tree.intents import begin, drop_doubtful, end
+from shrinkwrap.tree.probe import probe
+from shrinkwrap.tree.request import ExportRequest, ExportResult, Hooks
+from shrinkwrap.tree.sink import Store, TreeSink, join, mode_of
+from shrinkwrap.tree.update import Update
+
+#: Failed objects that are kept for the report, and that are named in the error.
+_KEPT_FAILURES = 1000
+_NAMED_FAILURES = 5
+_COUNTED = {FILE: "files", DIR: "dirs", LINK: "symlinks"}
+#: Counts that depend on the snapshot and the spec alone, not on what was there before.
+_RECORDED = ("files", "dirs", "symlinks", "bytes", "catalogs")
+
+
+def export(request: ExportRequest, hooks: Hooks | None = None) -> ExportResult:
+    """Make ``<dest>/<fqrn>`` what the spec selects of the snapshot.
+
+    Raises:
+        ShrinkwrapError: see :mod:`shrinkwrap.errors`. Whatever it is, the next run goes on from what is there.
+    """
+    check_fqrn(request.source.fqrn)
+    if request.keep_suid and os.geteuid() != 0:
+        raise UsageError("--keep-suid needs root: other users can give no file to its owner", hint="leave it out")
+    request.pin.check()
+    with ExitStack() as stack:
+        try:
+            base = Base(request.dest, wait=request.wait)
+            stack.callback(base.close)
+            return _Run(request, hooks or Hooks(), base, stack).go()
+        except OSError as exc:
+            raise explain(exc, request.dest) from exc
+
+
+class _Run:
+    def __init__(self, request: ExportRequest, hooks: Hooks, base: Base, stack: ExitStack) -> None:
+        self.request = request
+        self.hooks = hooks
+        self.base = base
+        self.fqrn = request.source.fqrn
+        self.stack = stack
+        self.own = os.geteuid() == 0
+        self.result = ExportResult(self.fqrn, base.path)
+        self.folder = base.provenance(self.fqrn)
+        self.failures: list[Failure] = []
+
+    def notice(self, line: str) -> None:
+        self.result.notices.append(line)
+        self.hooks.notice(line)
+
+    def go(self) -> ExportResult:
+        request, base, result = self.request, self.base, self.result
+        abilities = probe(base)
+        result.abilities = abilities.line()
+        link_mode = mode_of(request.link_mode, hardlinks=abilities.hardlinks, reflinks=abilities.reflinks)
+        if link_mode != request.link_mode:
+            self.notice(f"{base.path}: the file system has no {request.link_mode}s, using {link_mode}")
+        base.make_folder(self.folder, 0o755)
+        there = known(base, self.fqrn, repair=request.repair)
+
+        self.hooks.phase("head")
+        source = open_source(request.source, self.notice)
+        self.stack.callback(source.close)
+        keeper = ObjectKeeper(source, base.keep())
+        revision = self._revision(source, keeper)
+        goal = self._goal(revision, link_mode)
+        result.root_hash, result.revision = goal.root_hash, revision.revision
+        result.timestamp, result.tag = revision.timestamp, revision.tag
+        if not request.repair and there.record is not None and nothing_new(there, goal, request.variables):
+            result.reason = "unchanged"
+            result.counts = dict(there.record.counts)
+            return result
+
+        self.hooks.phase("catalogs")
+        catalogs = CatalogStore(keeper, base.scratch)
+        self.stack.callback(catalogs.close)
+        matcher = Matcher(request.spec)
+        result.counts["catalogs"] = bring_catalogs(catalogs, goal.root, matcher)
+        drop_doubtful(base, self.notice)
+        store = TreeSink(base.path, base.tmp, link_mode, self.own, abilities.reflinks).open()
+        self.stack.callback(store.close)
+        old = before(
+            base,
+            there,
+            goal,
+            catalogs,
+            store,
+            abilities,
+            repair=request.repair,
+            own=self.own,
+            notice=self.notice,
+        )
+        begin(base, self.fqrn, goal)
+        walk = Walk(catalogs, goal.root, matcher, notice=self.notice)
+        self._pour(old, walk, goal, Worker(source, store), store)
+
+        self.hooks.phase("sync")
+        base.sync()
+        self._commit(goal, revision)
+        return result
+
+    # -- the snapshot ------------------------------------------------------------------------------------------------
+
+    def _revision(self, source: Source, keeper: ObjectKeeper) -> Revision:
+        """The snapshot to export. A manifest that was verified before costs no more requests."""
+        request, base = self.request, self.base
+        seen = SeenHead.from_json(base.read_json(self.folder + b"/head.json", RECORD_BYTES))
+        now = time.time()
+        repository = Repository(
+            self.fqrn,
+            source,
+            keeper,
+            request.keys,
+            now=now,
+            known=None if seen is None else KnownHead(seen.revision, seen.root_hash, seen.timestamp),
+            allow_rollback=request.allow_rollback,
+            blacklist=request.blacklist,
+            scratch=base.scratch,
+            notice=self.notice,
+        )
+        if request.pin.root_hash and request.pin.unsigned:
+            self.notice("the root hash is taken without any signature: only the hash itself vouches for the content")
+            return repository.resolve(request.pin)
+        data = repository.manifest_bytes()
+        if seen is not None and seen.vouches_for(data, request.keys, now) and request.blacklist == Blacklist():
+            repository.accept(Accepted(parse_manifest(data), data, b"", seen.expires))
+        else:
+            self._remember(repository.head(data))
+        return repository.resolve(request.pin)
+
+    def _remember(self, accepted: Accepted) -> None:
+        manifest = accepted.manifest
+        head = SeenHead(
+            manifest.revision,
+            manifest.root_hash,
+            manifest.timestamp,
+            accepted.manifest_bytes.hex(),
+            accepted.expires,
+            key_ring(self.request.keys),
+        )
+        self.base.replace_file(self.folder + b"/manifest", accepted.manifest_bytes, sync=False)
+        self.base.replace_file(self.folder + b"/whitelist", accepted.whitelist_bytes, sync=False)
+        self.base.replace_file(self.folder + b"/head.json", head.to_bytes())
+
+    def _goal(self, revision: Revision, link_mode: str) -> Goal:
+        request, spec = self.request, self.request.spec
+        view = ViewOptions(
+            claim=request.claim or not self.own,
+            uid=os.geteuid(),
+            gid=os.getegid(),
+            keep_suid=request.keep_suid,
+            share_mtime=request.share_mtime,
+        )
+        root_hash = str(revision.root_hash)
+        return Goal(self.fqrn, root_hash, revision.root.size, spec.text, spec.sha256, spec.rules, view, link_mode)
+
+    # -- the tree ----------------------------------------------------------------------------------------------------
+
+    def _pour(self, old: Before, walk: Walk, goal: Goal, worker: Worker, store: Store) -> None:
+        """From the first object to the final metadata."""
+        view = View(goal.view, self.request.variables, self.result.report)
+        batcher = Batcher(lambda batch: self._work(worker, batch), join)
+        update = Update(
+            self.base,
+            self.fqrn.encode(),
+            batcher,
+            store,
+            old.comparer,
+            namer(goal),
+            own=self.own,
+            progress=self._count,
+            warn=self.notice,
+        )
+        try:
+            self.hooks.phase("objects")
+            update.apply(merge(old.stream, _nodes(walk, view)), old.walk)
+            batcher.finish()
+            if self.failures:
+                update.finish(failed=True)
+                raise self._failed()
+            self.hooks.phase("tree")
+            update.replace()
+            update.delete()
+            update.finish()
+        finally:
+            update.close()
+            self._tell(update.counts)
+            self._tell(store.end_batch())
+
+    def _work(self, worker: Worker, batch: list[Item]) -> None:
+        done = worker.run(batch)
+        self._tell({"fetched": done.fetched, "objects": done.items})
+        self._tell(done.counters)
+        sizes = self.result.bytes
+        sizes["received"] = sizes.get("received", 0) + done.received
+        sizes["written"] = sizes.get("written", 0) + done.written
+        self.failures.extend(done.failures[: _KEPT_FAILURES - len(self.failures)])
+        self.hooks.objects(done.fetched, done.received, done.written)
+
+    def _tell(self, counters: dict[str, int]) -> None:
+        """Add up counters; some of them are warnings."""
+        for name, count in counters.items():
+            counts = self.result.report.counts if name in ("xattr_lost", "link_fallback") else self.result.counts
+            counts[name] = counts.get(name, 0) + count
+
+    def _count(self, node: Node) -> None:
+        counts = self.result.counts
+        kind = _COUNTED[node.kind]
+        counts[kind] = counts.get(kind, 0) + 1
+        if node.content is not None:
+            counts["bytes"] = counts.get("bytes", 0) + node.content.size
+        self.hooks.node(node)
+
+    def _failed(self) -> ShrinkwrapError:
+        """What to say of objects that could not be had. The worst kind counts: broken, unreachable, missing."""
+        errors = [failure.error for failure in self.failures]
+        kinds: tuple[type[ShrinkwrapError], ...] = (CorruptObject, NetworkError, MissingObject)
+        kind = next(kind for kind in kinds if any(isinstance(error, kind) for error in errors))
+        named = [f"{show(failure.path)}: {failure.error.message}" for failure in self.failures[:_NAMED_FAILURES]]
+        number = len(self.failures)
+        return kind(
+            f"{number} file{'s' if number != 1 else ''} could not be had: {'; '.join(named)}"
+            + ("; …" if number > len(named) else ""),
+            hint="nothing was replaced or removed, and what came is kept: run the same command again",
+        )
+
+    def _commit(self, goal: Goal, revision: Revision) -> None:
+        """Everything is on disk: say so."""
+        report = self.result.report
+        counts = {name: self.result.counts.get(name, 0) for name in _RECORDED}
+        counts.update(report.counts)
+        record = Record(
+            goal=goal,
+            revision=revision.revision,
+            timestamp=revision.timestamp,
+            tag=revision.tag,
+            variables={
+                decode(name): None if value is None else decode(value) for name, value in report.variables.items()
+            },
+            counts=counts,
+            tool=__version__,
+        )
+        self.base.replace_file(self.folder + b"/record.json", record.to_bytes())
+        end(self.base, self.fqrn)
+
+
+def _nodes(walk: Walk, view: View) -> Iterator[Node]:
+    """The walk's entries as they are to come out."""
+    for entry in walk:
+        node = view.node(entry)
+        if node is not None:
+            yield node

@@ -1,0 +1,105 @@
+"""Intents: what says that a tree lies between two states, and which objects a power cut may have broken.
+
+A name in the store is durable before its data on ext4 and XFS. So after a start of the machine, objects that are not
+older than an open intent are dropped before anything is believed (DESIGN, "After a crash").
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from typing import Final
+
+from shrinkwrap.record.record import RECORD_BYTES, Goal, Intent
+from shrinkwrap.tree.base import Base, boot_id
+from shrinkwrap.tree.beneath import DIRECTORY, open_beneath
+
+_NAME: Final = b"/intent.json"
+#: Clocks of file systems tick coarsely.
+_SLACK_NS: Final = 2 * 10**9
+
+
+def read_intent(base: Base, fqrn: str) -> Intent | None:
+    """The open intent of a repository's tree; None if its last run finished."""
+    path = base.provenance(fqrn) + _NAME
+    value = base.read_json(path, RECORD_BYTES)
+    if value is not None:
+        return Intent.from_json(value)
+    # There, but not readable: as good as the worst.
+    return None if base.read_file(path, RECORD_BYTES) is None else Intent.from_json({})
+
+
+def begin(base: Base, fqrn: str, goal: Goal) -> None:
+    """Say, durably, that the tree is about to change."""
+    before = read_intent(base, fqrn)
+    now = base.clock() - _SLACK_NS
+    since = now if before is None else min(now, before.since)
+    _write(base, fqrn, Intent(goal, boot_id(), since, base.run))
+
+
+def end(base: Base, fqrn: str) -> None:
+    """The record is on disk: the tree is what it says. All that other runs wrote has been synced with it."""
+    base.remove_file(base.provenance(fqrn) + _NAME)
+    now = base.clock() - _SLACK_NS
+    for other, intent in _open_intents(base):
+        if intent.boot_id == boot_id() and intent.since < now:
+            _write(base, other, Intent(intent.goal, intent.boot_id, now, intent.run))
+
+
+def drop_doubtful(base: Base, notice: Callable[[str], None]) -> None:
+    """Drop the objects that were written before a start of the machine that cut off a run."""
+    doubtful = [
+        (fqrn, intent) for fqrn, intent in _open_intents(base) if not intent.boot_id or intent.boot_id != boot_id()
+    ]
+    if not doubtful:
+        return
+    since = min(intent.since for _, intent in doubtful)
+    dropped = 0
+    data = base.folders.fd(b".data")
+    listing = os.open(b".", DIRECTORY, dir_fd=data)
+    try:
+        shards = [name for name in os.listdir(listing) if len(name) == 2]
+    finally:
+        os.close(listing)
+    for shard in shards:
+        dropped += _drop_since(data, shard.encode(), since)
+    # The names must be gone for good before the intents say that what is left is safe.
+    base.sync()
+    now = base.clock() - _SLACK_NS
+    for fqrn, intent in doubtful:
+        _write(base, fqrn, Intent(intent.goal, boot_id(), now, intent.run))
+    if dropped:
+        notice(f"the machine was restarted during an export: {dropped} stored files of that time are fetched anew")
+
+
+def _drop_since(data: int, shard: bytes, since: int) -> int:
+    dropped = 0
+    folder = open_beneath(data, shard, DIRECTORY)
+    try:
+        for name in os.listdir(folder):
+            if os.stat(name, dir_fd=folder, follow_symlinks=False).st_ctime_ns >= since:
+                os.unlink(name, dir_fd=folder)
+                dropped += 1
+    finally:
+        os.close(folder)
+    return dropped
+
+
+def _open_intents(base: Base) -> Iterator[tuple[str, Intent]]:
+    listing = os.open(b".", DIRECTORY, dir_fd=base.folders.fd(b".provenance"))
+    try:
+        names = os.listdir(listing)
+    finally:
+        os.close(listing)
+    for fqrn in sorted(names):
+        if not fqrn.startswith("."):
+            intent = None
+            with suppress(NotADirectoryError):
+                intent = read_intent(base, fqrn)
+            if intent is not None:
+                yield fqrn, intent
+
+
+def _write(base: Base, fqrn: str, intent: Intent) -> None:
+    base.replace_file(base.provenance(fqrn) + _NAME, intent.to_bytes())

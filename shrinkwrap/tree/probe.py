@@ -1,0 +1,130 @@
+"""What the destination's file system can do, found out once per run instead of believed."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Final
+
+from shrinkwrap.tree.base import Base
+
+#: ioctl FICLONE: share all blocks of another file.
+FICLONE: Final = 0x40049409
+_NS: Final = 10**9
+#: Times tried at either end: what a file system cannot hold it clamps, or wraps.
+_EARLY: Final = (-(1 << 40), -(1 << 31), -1, 0)
+_LATE: Final = (1 << 40, 15032385535, 16299260424, (1 << 34) - 1, (1 << 32) - 1, (1 << 31) - 1)
+
+
+@dataclass(frozen=True, slots=True)
+class Abilities:
+    """Abilities of a destination.
+
+    Attributes:
+        hardlinks, reflinks, xattrs: whether they work (``user.*`` attributes).
+        earliest, latest: times in seconds that files can have.
+        granularity: of times, in nanoseconds.
+        inherits_group: new files get the folder's group rather than the user's.
+    """
+
+    hardlinks: bool
+    reflinks: bool
+    xattrs: bool
+    earliest: int
+    latest: int
+    granularity: int
+    inherits_group: bool
+
+    def time(self, mtime_ns: int) -> int:
+        """The time as the file system will show it."""
+        clamped = max(self.earliest * _NS, min(mtime_ns, self.latest * _NS + _NS - 1))
+        return clamped - clamped % self.granularity
+
+    def line(self) -> str:
+        """One line for people."""
+
+        def word(name: str, able: bool) -> str:
+            return name if able else f"no {name}"
+
+        parts = [
+            word("hard links", self.hardlinks),
+            word("reflinks", self.reflinks),
+            word("user xattrs", self.xattrs),
+        ]
+        parts.append(f"times {self.earliest}..{self.latest} s in steps of {self.granularity} ns")
+        return ", ".join(parts)
+
+
+def probe(base: Base) -> Abilities:
+    """Try everything out in the run's work folder. Raises OSError if not even a file can be made there."""
+    folder = base.folders.fd(base.tmp)
+    one, two = b"probe", b"probe-link"
+    fd = os.open(one, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600, dir_fd=folder)
+    try:
+        os.write(fd, b"x" * 4096)
+        return Abilities(
+            hardlinks=_links(folder, one, two),
+            reflinks=_reflinks(folder, fd),
+            xattrs=_xattrs(fd),
+            earliest=_first_held(fd, _EARLY),
+            latest=_first_held(fd, _LATE),
+            granularity=_granularity(fd),
+            inherits_group=os.fstat(fd).st_gid != os.getegid(),
+        )
+    finally:
+        os.close(fd)
+        for name in (one, two, b"probe-clone"):
+            with suppress(FileNotFoundError):
+                os.unlink(name, dir_fd=folder)
+
+
+def _links(folder: int, one: bytes, two: bytes) -> bool:
+    try:
+        os.link(one, two, src_dir_fd=folder, dst_dir_fd=folder, follow_symlinks=False)
+    except OSError:
+        return False
+    return True
+
+
+def _reflinks(folder: int, source: int) -> bool:
+    fd = os.open(b"probe-clone", os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600, dir_fd=folder)
+    try:
+        fcntl.ioctl(fd, FICLONE, source)
+    except OSError:
+        return False
+    finally:
+        os.close(fd)
+    return True
+
+
+def _xattrs(fd: int) -> bool:
+    try:
+        os.setxattr(fd, b"user.shrinkwrap.probe", b"1")
+    except OSError as exc:
+        if exc.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        return False
+    return True
+
+
+def _first_held(fd: int, candidates: tuple[int, ...]) -> int:
+    """The first of some times that the file system gives back, or what it makes of the first."""
+    for seconds in candidates:
+        with suppress(OSError, OverflowError):
+            os.utime(fd, ns=(seconds * _NS, seconds * _NS))
+            if os.fstat(fd).st_mtime_ns // _NS == seconds:
+                return seconds
+    return candidates[-1]
+
+
+def _granularity(fd: int) -> int:
+    wanted = 1_000_000_000 * _NS + 123_456_789
+    os.utime(fd, ns=(wanted, wanted))
+    got = os.fstat(fd).st_mtime_ns
+    for step in (1, 100, 1000, 1_000_000, _NS, 2 * _NS):
+        if wanted - wanted % step == got:
+            return step
+    return _NS

@@ -1,0 +1,140 @@
+"""What an export is asked for, and what it answers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from shrinkwrap.cvmfs.blacklist import Blacklist
+from shrinkwrap.cvmfs.entry import show
+from shrinkwrap.cvmfs.keys import MasterKey
+from shrinkwrap.fetch.source import SourceConfig
+from shrinkwrap.snapshot.repository import Pin
+from shrinkwrap.snapshot.view import Node, Report
+from shrinkwrap.spec.grammar import Spec
+from shrinkwrap.tree.place import HARDLINK
+
+
+@dataclass(frozen=True, slots=True)
+class ExportRequest:
+    """One export.
+
+    Attributes:
+        source: where the bytes come from; its ``fqrn`` is the repository's.
+        keys: master keys.
+        spec: what is wanted.
+        dest: destination; the tree is ``<dest>/<fqrn>``.
+        pin: which snapshot.
+        variables: for variant symlinks, by name.
+        claim: everything belongs to the user who runs this (always so without root).
+        keep_suid: keep set-id bits and file capabilities (root only).
+        share_mtime: files that differ in their mtime only share one inode.
+        link_mode: hardlink, reflink or copy.
+        allow_rollback: accept a head that is older than the one seen last.
+        repair: believe the disk instead of the record.
+        wait: wait for another run to end.
+        blacklist: of this site.
+    """
+
+    source: SourceConfig
+    keys: tuple[MasterKey, ...]
+    spec: Spec
+    dest: str
+    pin: Pin = field(default_factory=Pin)
+    variables: Mapping[bytes, bytes] = field(default_factory=dict)
+    claim: bool = False
+    keep_suid: bool = False
+    share_mtime: bool = False
+    link_mode: str = HARDLINK
+    allow_rollback: bool = False
+    repair: bool = False
+    wait: bool = False
+    blacklist: Blacklist = field(default_factory=Blacklist)
+
+
+@dataclass(slots=True)
+class Hooks:
+    """How a run tells what it is doing.
+
+    Attributes:
+        notice: a line that people should read.
+        phase: a new phase begins; its name.
+        node: one more path was dealt with.
+        objects: objects fetched, bytes received, bytes written since the last call.
+    """
+
+    notice: Callable[[str], None] = lambda line: None
+    phase: Callable[[str], None] = lambda name: None
+    node: Callable[[Node], None] = lambda node: None
+    objects: Callable[[int, int, int], None] = lambda fetched, received, written: None
+
+
+#: Reports that people are warned of, with the words for it.
+WARNINGS: Mapping[str, str] = {
+    "special_file": "special files (fifo, socket, device) left out",
+    "empty_link_target": "symbolic links whose target is empty left out",
+    "unset_variable": "link targets use variables that are not set",
+    "set_id_stripped": "set-user-id or set-group-id bits taken away (--keep-suid keeps them, as root)",
+    "xattr_left_out": "extended attributes other than user.* left out",
+    "xattr_lost": "extended attributes that the file system does not hold",
+    "link_fallback": "files copied, because a hard link was refused",
+}
+
+
+@dataclass(slots=True)
+class ExportResult:
+    """How an export ended.
+
+    ``reason``: ``exported``, ``unchanged`` (nothing was new), or the class of the error that ended it.
+    """
+
+    fqrn: str
+    dest: str
+    reason: str = "exported"
+    root_hash: str = ""
+    revision: int = 0
+    timestamp: int = 0
+    tag: str = ""
+    counts: dict[str, int] = field(default_factory=dict)
+    bytes: dict[str, int] = field(default_factory=dict)
+    report: Report = field(default_factory=Report)
+    notices: list[str] = field(default_factory=list)
+    abilities: str = ""
+
+    def warnings(self) -> list[str]:
+        """All that people should know, a line each: notices, then what was left out or changed, with examples."""
+        lines = list(self.notices)
+        for what, words in WARNINGS.items():
+            number = self.report.counts.get(what, 0)
+            if number:
+                cases = [
+                    show(path) + (f" ({detail})" if detail else "")
+                    for path, detail in self.report.cases.get(what, [])[:3]
+                ]
+                examples = f": {', '.join(cases)}" + (", …" if number > len(cases) else "") if cases else ""
+                lines.append(f"{number} {words}{examples}")
+        return lines
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "command": "export",
+            "fqrn": self.fqrn,
+            "dest": self.dest,
+            "reason": self.reason,
+            "root_hash": self.root_hash,
+            "revision": self.revision,
+            "timestamp": self.timestamp,
+            "tag": self.tag,
+            "counts": dict(sorted(self.counts.items())),
+            "bytes": self.bytes,
+            "left_out": dict(sorted(self.report.counts.items())),
+            "variables": {
+                name.decode("utf-8", "backslashreplace"): None
+                if value is None
+                else value.decode("utf-8", "backslashreplace")
+                for name, value in sorted(self.report.variables.items())
+            },
+            "warnings": self.warnings(),
+            "destination": self.abilities,
+        }

@@ -1,0 +1,368 @@
+"""The tree as a sink: objects go into the store, and from there to the paths that want them."""
+
+from __future__ import annotations
+
+import errno
+import os
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Final, NamedTuple
+
+from shrinkwrap.engine.work import Item
+from shrinkwrap.tree.beneath import DIRECTORY, Folders, open_beneath
+from shrinkwrap.tree.place import (
+    COPY,
+    HARDLINK,
+    REFLINK,
+    UNLINKABLE,
+    Counts,
+    Meta,
+    copy_content,
+    set_file_meta,
+)
+
+#: Overflow names of one object, ``name~1`` and on: more than 65,000 × this many links are not to be expected.
+MAX_OVERFLOW: Final = 10_000
+_CREATE: Final = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+
+
+class Target(NamedTuple):
+    """A path that wants an object: parent folder (relative to the destination) and name."""
+
+    parent: bytes
+    name: bytes
+
+
+class Wanted(NamedTuple):
+    """Payload of an item: the metadata of the stored file, and the new paths that are to show it."""
+
+    meta: Meta
+    targets: tuple[Target, ...]
+
+
+def join(one: Item, two: Item) -> Item:
+    """The same object, wanted twice."""
+    return one._replace(payload=one.payload._replace(targets=one.payload.targets + two.payload.targets))
+
+
+@dataclass(frozen=True, slots=True)
+class TreeSink:
+    """Opens the store of a destination in a worker.
+
+    Attributes:
+        path: the destination.
+        tmp: this run's work folder, relative to it.
+        link_mode: ``hardlink``, ``reflink`` or ``copy``.
+        own: set owners (root).
+        reflinks: the file system can share blocks.
+    """
+
+    path: str
+    tmp: bytes
+    link_mode: str
+    own: bool
+    reflinks: bool
+
+    def open(self) -> Store:
+        return Store(self)
+
+
+class _Writing:
+    """A stored file that is being made."""
+
+    __slots__ = ("fd", "name")
+
+    def __init__(self, fd: int, name: bytes) -> None:
+        self.fd = fd
+        self.name = name
+
+    def write_at(self, offset: int, data: bytes, /) -> None:
+        written = os.pwrite(self.fd, data, offset)
+        if written != len(data):
+            view = memoryview(data)
+            while written < len(data):
+                written += os.pwrite(self.fd, view[written:], offset + written)
+
+
+class Store:
+    """The store of one destination, open in one worker. Raises OSError for a full or broken destination."""
+
+    def __init__(self, sink: TreeSink) -> None:
+        self._sink = sink
+        self._root = os.open(sink.path, DIRECTORY)
+        try:
+            self._folders = Folders(self._root)
+            self._data = open_beneath(self._root, b".data")
+            self._tmp = open_beneath(self._root, sink.tmp)
+        except BaseException:
+            os.close(self._root)
+            raise
+        self._shards: dict[str, int] = {}
+        self._names: dict[str, dict[str, str]] = {}
+        self._overflow: dict[str, int] = {}
+        self._serial = 0
+        self._prefix = b"w%d-" % os.getpid()
+        self._counts = Counts()
+
+    # -- the engine's interface --------------------------------------------------------------------------------------
+
+    def resolve(self, item: Item) -> bool:
+        """Link the object to its paths if it is there, or make it from a sibling that differs in metadata only."""
+        wanted: Wanted = item.payload
+        if not wanted.targets:
+            if self.exists(item.name):
+                return True
+        else:
+            try:
+                self._place_all(item)
+            except FileNotFoundError:
+                if self.exists(item.name):
+                    raise  # a folder of the tree is gone, not the object
+            else:
+                return True
+        sibling = self._sibling(item)
+        if sibling is None:
+            return False
+        self._derive(item, sibling)
+        return True
+
+    def begin(self, item: Item) -> _Writing:
+        name = self._temporary()
+        return _Writing(os.open(name, _CREATE, 0o600, dir_fd=self._tmp), name)
+
+    def commit(self, item: Item, file: _Writing, /) -> None:
+        try:
+            set_file_meta(file.fd, item.payload.meta, own=self._sink.own, counts=self._counts)
+        finally:
+            os.close(file.fd)
+        self._enter(item, file.name)
+        self._place_all(item)
+
+    def discard(self, file: _Writing, /) -> None:
+        with suppress(OSError):
+            os.close(file.fd)
+        with suppress(FileNotFoundError):
+            os.unlink(file.name, dir_fd=self._tmp)
+
+    def derive(self, item: Item, made: Item) -> None:
+        self._derive(item, made.name)
+
+    def end_batch(self) -> dict[str, int]:
+        # The listing of a shard is good for one batch only.
+        self._names.clear()
+        return self._counts.take()
+
+    def close(self) -> None:
+        self._folders.clear()
+        for fd in (*self._shards.values(), self._data, self._tmp, self._root):
+            os.close(fd)
+        self._shards.clear()
+
+    # -- objects -----------------------------------------------------------------------------------------------------
+
+    def stat(self, name: str) -> os.stat_result | None:
+        """What stands under a name in the store, overflow names included (``name~1``)."""
+        shard, _, rest = name.partition("/")
+        fd = self._shard(shard, make=False)
+        if fd < 0:
+            return None
+        try:
+            return os.stat(rest, dir_fd=fd, follow_symlinks=False)
+        except FileNotFoundError:
+            return None
+
+    def exists(self, name: str) -> bool:
+        return self.stat(name) is not None
+
+    def holds(self, name: str, inode: tuple[int, int]) -> bool:
+        """True if (device, inode) is the object, under its own name or an overflow name."""
+        for number in range(MAX_OVERFLOW):
+            info = self.stat(f"{name}~{number}" if number else name)
+            if info is None:
+                return False
+            if (info.st_dev, info.st_ino) == inode:
+                return True
+        return False
+
+    def drop(self, name: str) -> None:
+        """Take an object out of the store, with its overflow names: it is not what its name says."""
+        shard, _, rest = name.partition("/")
+        fd = self._shard(shard, make=False)
+        number = 0
+        while fd >= 0:
+            try:
+                os.unlink(f"{rest}~{number}" if number else rest, dir_fd=fd)
+            except FileNotFoundError:
+                break
+            number += 1
+        self._names.pop(shard, None)
+        self._overflow.pop(name, None)
+
+    def _shard(self, shard: str, *, make: bool) -> int:
+        fd = self._shards.get(shard, -1)
+        if fd < 0:
+            try:
+                fd = open_beneath(self._data, shard.encode())
+            except FileNotFoundError:
+                if not make:
+                    return -1
+                with suppress(FileExistsError):
+                    os.mkdir(shard, 0o700, dir_fd=self._data)
+                fd = open_beneath(self._data, shard.encode())
+            self._shards[shard] = fd
+        return fd
+
+    def _temporary(self) -> bytes:
+        self._serial += 1
+        return self._prefix + b"%d" % self._serial
+
+    def _enter(self, item: Item, temporary: bytes) -> None:
+        """Give a finished file its name in the store."""
+        shard, _, rest = item.name.partition("/")
+        os.rename(temporary, rest, src_dir_fd=self._tmp, dst_dir_fd=self._shard(shard, make=True))
+        known = self._names.get(shard)
+        if known is not None:
+            known[item.group] = item.name
+
+    def _sibling(self, item: Item) -> str | None:
+        """A stored file of the same content, whatever its metadata. One listing per shard and batch."""
+        shard = item.name.partition("/")[0]
+        known = self._names.get(shard)
+        if known is None:
+            known = self._names[shard] = {}
+            fd = self._shard(shard, make=False)
+            if fd >= 0:
+                listing = os.open(".", DIRECTORY, dir_fd=fd)
+                try:
+                    for rest in os.listdir(listing):
+                        name = f"{shard}/{rest}"
+                        known[group_of(name)] = name
+                finally:
+                    os.close(listing)
+        return known.get(item.group)
+
+    def _derive(self, item: Item, sibling: str) -> None:
+        name = self._copy(sibling, item.payload.meta)
+        self._enter(item, name)
+        self._counts["derived"] += 1
+        self._place_all(item)
+
+    def _copy(self, name: str, meta: Meta) -> bytes:
+        """A copy of a stored file under a temporary name, with metadata of its own."""
+        shard, _, rest = name.partition("/")
+        source = self._open_stored(rest, self._shard(shard, make=False))
+        try:
+            temporary = self._temporary()
+            target = os.open(temporary, _CREATE, 0o600, dir_fd=self._tmp)
+            try:
+                copy_content(source, target, reflink=self._sink.reflinks)
+                set_file_meta(target, meta, own=self._sink.own, counts=self._counts)
+            finally:
+                os.close(target)
+        finally:
+            os.close(source)
+        return temporary
+
+    def _open_stored(self, rest: str, folder: int) -> int:
+        flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC
+        try:
+            return os.open(rest, flags, dir_fd=folder)
+        except PermissionError:
+            # Without root a stored file may be unreadable for its own owner (mode 0000). Its mode is given back.
+            mode = os.stat(rest, dir_fd=folder, follow_symlinks=False).st_mode & 0o7777
+            path = os.open(rest, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=folder)
+            try:
+                os.chmod(f"/proc/self/fd/{path}", mode | 0o400)
+                try:
+                    return os.open(f"/proc/self/fd/{path}", os.O_RDONLY | os.O_CLOEXEC)
+                finally:
+                    os.chmod(f"/proc/self/fd/{path}", mode)
+            finally:
+                os.close(path)
+
+    # -- paths -------------------------------------------------------------------------------------------------------
+
+    def _place_all(self, item: Item) -> None:
+        wanted: Wanted = item.payload
+        for parent, name in wanted.targets:
+            try:
+                self.place(item.name, wanted.meta, parent, name)
+            except FileExistsError:
+                # Only a second process could have put it there; the whole new thing takes its place all the same.
+                self.replace(item.name, wanted.meta, parent, name)
+
+    def place(self, stored: str, meta: Meta, parent: bytes, name: bytes) -> None:
+        """Show a stored file at a new path.
+
+        Raises:
+            FileNotFoundError: the object is not in the store. FileExistsError: something stands there.
+        """
+        folder = self._folders.fd(parent)
+        mode = self._sink.link_mode
+        if mode == HARDLINK and self._link(stored, meta, folder, name):
+            return
+        temporary = self._copy(stored, meta)
+        # A copy is made beside and renamed, so that the path never shows half of it; link() would be refused here.
+        os.rename(temporary, name, src_dir_fd=self._tmp, dst_dir_fd=folder)
+        self._counts["copied"] += 1
+
+    def replace(self, stored: str, meta: Meta, parent: bytes, name: bytes) -> None:
+        """Show a stored file at a path in place of what stands there (not a directory)."""
+        folder = self._folders.fd(parent)
+        temporary = self._temporary()
+        if self._sink.link_mode != HARDLINK or not self._link(stored, meta, self._tmp, temporary):
+            temporary = self._copy(stored, meta)
+            self._counts["copied"] += 1
+        os.rename(temporary, name, src_dir_fd=self._tmp, dst_dir_fd=folder)
+        # Renaming onto another name of the same inode does nothing and keeps both.
+        with suppress(FileNotFoundError):
+            os.unlink(temporary, dir_fd=self._tmp)
+
+    def forget_folders(self) -> None:
+        """A directory was renamed: descriptors by path are no longer right."""
+        self._folders.clear()
+
+    def _link(self, stored: str, meta: Meta, folder: int, name: bytes) -> bool:
+        """Hard link a stored file; False where that is impossible. More than the limit of links overflows."""
+        number = self._overflow.get(stored, 0)
+        while True:
+            overflowed = f"{stored}~{number}" if number else stored
+            shard, _, rest = overflowed.partition("/")
+            source = self._shard(shard, make=False)
+            if source < 0:
+                raise FileNotFoundError(errno.ENOENT, "not in the store", stored)
+            try:
+                os.link(rest, name, src_dir_fd=source, dst_dir_fd=folder, follow_symlinks=False)
+            except OSError as exc:
+                if exc.errno == errno.EMLINK and number < MAX_OVERFLOW:
+                    number += 1
+                    self._overflow[stored] = number
+                    continue
+                if exc.errno == errno.ENOENT and number:
+                    self._overflow_file(stored, meta, number)
+                    continue
+                if exc.errno in UNLINKABLE:
+                    self._counts["link_fallback"] += 1
+                    return False
+                raise
+            return True
+
+    def _overflow_file(self, stored: str, meta: Meta, number: int) -> None:
+        temporary = self._copy(stored, meta)
+        shard, _, rest = stored.partition("/")
+        os.rename(temporary, f"{rest}~{number}", src_dir_fd=self._tmp, dst_dir_fd=self._shard(shard, make=False))
+        self._counts["overflow"] += 1
+
+
+def group_of(name: str) -> str:
+    """What names of the same content share: all before the metadata (:func:`~shrinkwrap.snapshot.view.object_name`)."""
+    return name.partition(".")[0]
+
+
+def mode_of(wish: str, *, hardlinks: bool, reflinks: bool) -> str:
+    """The link mode that a destination can do, nearest to what was asked for."""
+    if wish == HARDLINK and not hardlinks:
+        wish = REFLINK
+    if wish == REFLINK and not reflinks:
+        wish = COPY
+    return wish

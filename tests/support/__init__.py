@@ -1,0 +1,1 @@
+"""What the tests share: golden listings, tree listings, servers, file systems and the command line."""
