@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from shrinkwrap.cli import options as opt
-from shrinkwrap.cli.output import json_command, print_json, say
+from shrinkwrap.cli.output import print_json, say
 from shrinkwrap.errors import UsageError
 
 _EXAMPLES = """\b
@@ -99,8 +99,6 @@ def export(
     Nothing is trusted that no signature vouches for. A second run brings what changed; after any interruption the next
     run goes on from what is there.
     """
-    if as_json:
-        json_command.append("export")
     from shrinkwrap.cli.progress import Progress
     from shrinkwrap.spec.grammar import read_files
     from shrinkwrap.tree.export import export as run_export

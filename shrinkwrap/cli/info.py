@@ -8,7 +8,7 @@ from typing import Any
 import typer
 
 from shrinkwrap.cli import options as opt
-from shrinkwrap.cli.output import clean, json_command, print_json
+from shrinkwrap.cli.output import clean, print_json
 from shrinkwrap.cli.progress import size
 from shrinkwrap.cli.reading import Cache, Reading
 
@@ -39,8 +39,6 @@ def info(
     as_json: opt.Json = False,
 ) -> None:
     """Show a snapshot's root hash, revision, times, signatures and counters."""
-    if as_json:
-        json_command.append("info")
     pin = opt.make_pin(tag, revision, at, root_hash, unsigned)
     reading = Reading(repo, servers, storage, proxy, None, keys, blacklists, pin, cache)
     with reading.snapshot() as (session, snapshot):
@@ -69,7 +67,7 @@ def info(
             out["garbage_collectable"] = head.garbage_collectable
             out["whitelist_expires"] = utc(accepted.expires)
     if as_json:
-        print_json(out)
+        print_json({**out, "reason": "done", "exit_code": 0})
     else:
         _print(out)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import os
 import stat
 from collections.abc import Iterator
 from datetime import UTC, datetime
@@ -12,12 +13,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from shrinkwrap.cli import options as opt
-from shrinkwrap.cli.output import json_command
 from shrinkwrap.cli.reading import Cache, Reading, repository_path
-from shrinkwrap.errors import MissingObject
+from shrinkwrap.cvmfs import limits
+from shrinkwrap.errors import CatalogError, MissingObject
 
 if TYPE_CHECKING:
-    from shrinkwrap.cvmfs.catalog import NestedRef
+    from shrinkwrap.cvmfs.catalog import Catalog, NestedRef
     from shrinkwrap.cvmfs.entry import Entry
     from shrinkwrap.snapshot.session import Session
 
@@ -54,8 +55,6 @@ def ls(
     as_json: opt.Json = False,
 ) -> None:
     """List a path of a repository, from its signed catalogs alone."""
-    if as_json:
-        json_command.append("ls")
     wanted = repository_path(path)
     pin = opt.make_pin(tag, revision, at, root_hash, unsigned)
     reading = Reading(repo, servers, storage, proxy, None, keys, blacklists, pin, cache)
@@ -76,30 +75,28 @@ def _listed(session: Session, root: NestedRef, path: bytes, recursive: bool, eve
     if found is None:
         raise MissingObject(f"{show(path)}: not in the repository", hint="'shrinkwrap ls' of its parent shows what is")
     catalog, entry = found
+    # The directories that the listing is in: the catalog of each, and what is left of its children.
+    stack: list[tuple[Catalog, Iterator[Entry]]] = [(catalog, iter([entry]))]
     try:
-        if not entry.is_dir:
-            yield entry
-            return
-        if recursive:
-            yield entry
-        yield from _children(session, catalog.ref, path, recursive, everything)
+        if entry.is_dir:
+            if recursive:
+                yield entry
+            stack[0] = (catalog, catalog.children(path))
+        while stack:
+            catalog, entries = stack[-1]
+            child = next(entries, None)
+            if child is None:
+                session.catalogs.release(stack.pop()[0])
+            elif not child.is_hidden or everything or child.path == path:
+                yield child
+                if recursive and child.is_dir:
+                    if len(stack) > limits.PATH_DEPTH:
+                        raise CatalogError(f"{show(child.path)[:200]}: too many directories inside each other")
+                    below = session.catalogs.open(catalog.nested.get(child.path, catalog.ref))
+                    stack.append((below, below.children(child.path)))
     finally:
-        session.catalogs.release(catalog)
-
-
-def _children(session: Session, ref: NestedRef, path: bytes, recursive: bool, everything: bool) -> Iterator[Entry]:
-    catalog = session.catalogs.open(ref)
-    try:
-        for entry in catalog.children(path):
-            if entry.is_hidden and not everything:
-                continue
-            yield entry
-            if recursive and entry.is_dir:
-                yield from _children(
-                    session, catalog.nested.get(entry.path, catalog.ref), entry.path, recursive, everything
-                )
-    finally:
-        session.catalogs.release(catalog)
+        for catalog, _ in stack:
+            session.catalogs.release(catalog)
 
 
 def record(entry: Entry, variables: dict[bytes, bytes]) -> dict[str, Any]:
@@ -121,6 +118,9 @@ def record(entry: Entry, variables: dict[bytes, bytes]) -> dict[str, Any]:
     out["mtime_ns"] = nanoseconds
     out["size"] = len(target) if kind == "symlink" else entry.size if kind in ("file", "dir") else 0
     out["nlink"] = entry.link_count
+    if kind in ("chardev", "blockdev"):
+        # The column holds the device number (FORMAT.md §6.5).
+        out["rdev"] = [os.major(entry.size), os.minor(entry.size)]
     if kind == "symlink":
         out.update(_text("target", target))
         if target != entry.target:

@@ -2,18 +2,44 @@
 
 from __future__ import annotations
 
+import io
+import os
+import signal
 import sys
-from typing import Annotated
+import traceback
+from types import FrameType
+from typing import Annotated, Any, cast
 
 import typer
+from typer.core import TyperGroup
 
 from shrinkwrap import __version__
-from shrinkwrap.cli import cat, export, info, ls, tags
-from shrinkwrap.cli.output import fail
-from shrinkwrap.errors import Interrupted, ShrinkwrapError
+from shrinkwrap.cli import cat, export, info, ls, output, tags
+from shrinkwrap.errors import DestinationError, Interrupted, ShrinkwrapError, UsageError
+
+#: What the option parser raises; which package that class comes from depends on the release of typer.
+_ParserError = cast(type[Exception], typer.BadParameter.__base__)
+
+
+class _ReaderGoneError(Exception):
+    """Whoever read our output has gone (``| head``)."""
+
+
+class _Commands(TyperGroup):
+    """Ends that typer would turn into exit codes of its own become errors of ours."""
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt:
+            raise _interrupted() from None
+        except BrokenPipeError:
+            raise _ReaderGoneError from None
+
 
 app = typer.Typer(
     name="shrinkwrap",
+    cls=_Commands,
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -25,12 +51,18 @@ app = typer.Typer(
         "Exit codes: 0 done, 1 warnings under --strict, 2 usage, 3 trust, 4 network, 5 missing object,"
         " 6 corrupt object, 7 spec, 8 destination, 9 locked, 10 interrupted."
     ),
+    epilog=(
+        "\b\nExample:\n"
+        "  shrinkwrap export -r sft.cern.ch --server http://stratum1.example.org/cvmfs/sft.cern.ch \\\n"
+        "      -t sft.cern.ch.spec -z /export/cvmfs\n"
+    ),
 )
 export.register(app)
 ls.register(app)
 cat.register(app)
 info.register(app)
 tags.register(app)
+_NAMES = ("export", "ls", "cat", "info", "tags")
 
 
 def _version(value: bool) -> None:
@@ -50,13 +82,57 @@ def _main(
 
 def run() -> None:
     """Entry point of the console script."""
+    words = sys.argv[1:]
+    # Before anything is parsed: what the parser refuses has to end in an object too.
+    output.json_command = _command_in(words) if "--json" in words else None
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        # A terminal that is not UTF-8 must not stop a listing.
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
-        app()
-    except ShrinkwrapError as exc:
-        sys.exit(fail(exc))
+        signal.signal(signal.SIGTERM, _stop)
+        code = _run(words or ["--help"])
+        sys.stdout.flush()
+    except (_ReaderGoneError, BrokenPipeError):
+        # Nothing more to say, and nobody to say it to; Python would complain when it closes the pipe.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        code = 0
     except KeyboardInterrupt:
-        sys.exit(fail(Interrupted("interrupted", hint="what came is kept; the next run goes on from there")))
+        code = output.fail(_interrupted())
+    sys.exit(code)
+
+
+def _run(words: list[str]) -> int:
+    """Run a command line; its exit code."""
+    try:
+        return int(app(args=words, prog_name="shrinkwrap", standalone_mode=False) or 0)
+    except ShrinkwrapError as exc:
+        return output.fail(exc)
+    except _ParserError as exc:
+        name = _command_in(words)
+        said = getattr(exc, "format_message", exc.__str__)()
+        return output.fail(UsageError(said, hint=f"see shrinkwrap {name}{' ' if name else ''}--help"))
     except BrokenPipeError:
-        # Whoever read our output has gone (`| head`): nothing more to say, and nobody to say it to.
-        sys.stderr.close()
-        sys.exit(0)
+        raise
+    except OSError as exc:
+        what = os.fsdecode(exc.filename) if isinstance(exc.filename, str | bytes) else "output"
+        return output.fail(DestinationError(f"{what}: {exc.strerror or exc}"))
+    except _ReaderGoneError:
+        raise
+    except Exception as exc:  # noqa: BLE001 - exit code 1, Python's own, would mean something else
+        traceback.print_exc()
+        return output.fail(
+            ShrinkwrapError(f"internal error: {type(exc).__name__}: {exc}", hint="please report it, with these lines")
+        )
+
+
+def _command_in(words: list[str]) -> str:
+    return next((word for word in words if word in _NAMES), "")
+
+
+def _interrupted() -> Interrupted:
+    return Interrupted("interrupted", hint="what came is kept; the next run goes on from there")
+
+
+def _stop(number: int, frame: FrameType | None) -> None:
+    """SIGTERM is Ctrl-C by other means."""
+    raise KeyboardInterrupt

@@ -6,7 +6,7 @@ import json
 import sys
 from typing import Any
 
-from shrinkwrap.errors import ShrinkwrapError
+from shrinkwrap.errors import ShrinkwrapError, SpecError
 
 
 def clean(text: str) -> str:
@@ -26,8 +26,8 @@ def print_json(value: Any) -> None:
     print(json.dumps(value, sort_keys=False), flush=True)
 
 
-#: Set by a command with --json, so that an error ends in an object too.
-json_command: list[str] = []
+#: The command of a call with --json: an error ends in an object then, too.
+json_command: str | None = None
 
 
 def fail(error: ShrinkwrapError) -> int:
@@ -37,10 +37,10 @@ def fail(error: ShrinkwrapError) -> int:
         say(line)
     if error.hint:
         say(f"  hint: {error.hint}")
-    if json_command:
+    if json_command is not None:
         print_json(
             {
-                "command": json_command[-1],
+                "command": json_command,
                 "reason": error.reason,
                 "error": error.message,
                 "hint": error.hint,

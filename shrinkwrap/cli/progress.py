@@ -38,19 +38,19 @@ class Progress:
         self._quiet = quiet
         self._start = self._last = time.monotonic()
         self._phase = ""
-        self._paths = self._fetched = self._received = 0
+        self._paths = self._expected = self._wanted = self._done = self._received = 0
         self._bars: Bars | None = None
         self._task: Any = None
         if quiet:
             self.hooks = Hooks()
         else:
-            self.hooks = Hooks(self._notice, self._enter, self._node, self._objects)
+            self.hooks = Hooks(self._notice, self._enter, self._expect, self._node, self._want, self._objects)
 
     def __enter__(self) -> Self:
         if not self._quiet and sys.stderr.isatty():
             self._bars = _bars()
             self._bars.start()
-            self._task = self._bars.add_task("starting", total=None, fetched=0, received="0 B", rate="")
+            self._task = self._bars.add_task("starting", total=None, paths=0, received="0 B", rate="", left="")
         return self
 
     def __exit__(
@@ -71,17 +71,38 @@ class Progress:
 
     def _enter(self, name: str) -> None:
         self._phase = name
+        if name == "tree":
+            self._expected = self._paths
         self._show(force=self._bars is not None)
+
+    def _expect(self, paths: int) -> None:
+        self._expected = paths
 
     def _node(self, node: object) -> None:
         self._paths += 1
         if not self._paths & 0xFF:
             self._show()
 
-    def _objects(self, fetched: int, received: int, written: int) -> None:
-        self._fetched += fetched
+    def _want(self) -> None:
+        self._wanted += 1
+
+    def _objects(self, done: int, received: int, written: int) -> None:
+        self._done += done
         self._received += received
         self._show()
+
+    def _total(self) -> int:
+        """Objects that there will be, guessed from how far the walk has come; 0 while nothing is known."""
+        if not self._paths:
+            return 0
+        return max(self._wanted, self._wanted * max(self._expected, self._paths) // self._paths)
+
+    def _left(self, seconds: float) -> str:
+        total = self._total()
+        if not self._done or total <= self._done:
+            return ""
+        left = int(seconds * (total - self._done) / self._done)
+        return f"{left // 3600}:{left // 60 % 60:02}:{left % 60:02} left"
 
     def _show(self, *, force: bool = False) -> None:
         now = time.monotonic()
@@ -91,19 +112,22 @@ class Progress:
         self._last = now
         seconds = max(now - self._start, 1e-6)
         rate = f"{size(self._received / seconds)}/s"
+        left = self._left(seconds)
         if self._bars is not None:
             self._bars.update(
                 self._task,
                 description=self._phase,
-                completed=self._paths,
-                fetched=self._fetched,
+                total=self._total() or None,
+                completed=self._done,
+                paths=self._paths,
                 received=size(self._received),
                 rate=rate,
+                left=left,
             )
         else:
             say(
-                f"{self._phase}: {self._paths} paths, {self._fetched} objects, {size(self._received)} received,"
-                f" {rate}, {seconds:.0f} s"
+                f"{self._phase}: {self._paths} paths, {self._done} of {self._total()} objects,"
+                f" {size(self._received)} received, {rate}, {seconds:.0f} s{', ' if left else ''}{left}"
             )
 
     def summary(self, result: ExportResult) -> list[str]:
@@ -129,17 +153,18 @@ class Progress:
 
 def _bars() -> Bars:
     from rich.console import Console
+    from rich.progress import BarColumn, SpinnerColumn, TextColumn, TimeElapsedColumn
     from rich.progress import Progress as RichProgress
-    from rich.progress import SpinnerColumn, TextColumn, TimeElapsedColumn
 
     return RichProgress(
         SpinnerColumn(),
-        TextColumn("{task.description:<9}", markup=False),
-        TextColumn("{task.completed} paths", markup=False),
-        TextColumn("{task.fields[fetched]} objects", markup=False),
+        TextColumn("{task.description:<8}", markup=False),
+        BarColumn(bar_width=24),
+        TextColumn("{task.completed} objects, {task.fields[paths]} paths", markup=False),
         TextColumn("{task.fields[received]}", markup=False),
         TextColumn("{task.fields[rate]}", markup=False),
         TimeElapsedColumn(),
+        TextColumn("{task.fields[left]}", markup=False),
         console=Console(stderr=True, highlight=False),
         transient=True,
     )

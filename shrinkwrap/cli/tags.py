@@ -8,7 +8,7 @@ import typer
 
 from shrinkwrap.cli import options as opt
 from shrinkwrap.cli.info import utc
-from shrinkwrap.cli.output import clean, json_command, print_json
+from shrinkwrap.cli.output import clean, print_json
 from shrinkwrap.cli.reading import Cache, Reading
 
 _EXAMPLES = """\b
@@ -33,8 +33,6 @@ def tags(
     as_json: opt.Json = False,
 ) -> None:
     """List the tags of the signed history, oldest revision first: what --tag, --revision and --at can pin to."""
-    if as_json:
-        json_command.append("tags")
     pin = opt.make_pin("", None, "", "", False)
     reading = Reading(repo, servers, storage, proxy, None, keys, blacklists, pin, cache)
     with reading.session() as session:
@@ -52,7 +50,7 @@ def tags(
         for tag in found
     ]
     if as_json:
-        print_json({"command": "tags", "fqrn": repo, "tags": rows})
+        print_json({"command": "tags", "fqrn": repo, "tags": rows, "reason": "done", "exit_code": 0})
         return
     width = max((len(row["name"]) for row in rows), default=0)
     for row in rows:

@@ -21,10 +21,11 @@ TABLES: Final = frozenset({"catalog", "chunks", "nested_catalogs", "bind_mountpo
 _NS: Final = 10**9
 _INT64: Final = 1 << 63
 _KEY: Final = struct.Struct("<qq")
-#: Newest schema that readers accept, any revision of it; 2.0 up to 2.3 are refused too (FORMAT.md §6.1).
-_NEWEST: Final = 2.5
-_OLDEST_MODERN: Final = 2.4
+#: Schemas from 2.0 on that readers accept, any revision of them (FORMAT.md §6.1).
+_MODERN: Final = (2.4, 2.5)
 _EPSILON: Final = 0.0005
+#: Bits of an entry's flags that schema 1.x knows: those below the one for chunked files.
+_LEGACY_FLAGS: Final = FLAG_CHUNKED - 1
 
 
 def path_key(path: bytes) -> tuple[int, int]:
@@ -36,13 +37,20 @@ def path_key(path: bytes) -> tuple[int, int]:
 class NestedRef(NamedTuple):
     """A catalog that is mounted at ``mount``; ``digest`` is None where the publisher lost it, ``size`` 0 if unknown.
 
-    A ``bind`` mount shows a *root* catalog: paths inside are looked up relative to the mount (FORMAT.md §6.8).
+    A ``bind`` mount shows a *root* catalog: paths inside are looked up relative to the mount (FORMAT.md §6.8). So are
+    those of catalogs that are nested in it: ``outer`` is the bind mount that they lie in.
     """
 
     mount: bytes
     digest: Digest | None
     size: int
     bind: bool
+    outer: bytes = b""
+
+    @property
+    def prefix(self) -> bytes:
+        """The path that the catalog was made for: its property ``root_prefix``."""
+        return b"" if self.bind else self.mount[len(self.outer) :]
 
 
 class Catalog:
@@ -82,16 +90,15 @@ class Catalog:
         self.revision = int(self._number("revision", 0))
         self.last_modified = int(self._number("last_modified", 0))
         modern = self.schema >= 2.0 - _EPSILON
-        if modern and not _OLDEST_MODERN - _EPSILON < self.schema < _NEWEST + _EPSILON:
+        if modern and not any(abs(self.schema - known) < _EPSILON for known in _MODERN):
             raise CatalogError(f"{self._label}: schema {self.schema} is not one that can be read (1.x, 2.4, 2.5)")
         prefix = self.properties.get(b"root_prefix", b"")
-        expected = b"" if self.ref.bind else self.mount
-        if prefix != expected:
+        if prefix != self.ref.prefix:
             raise CatalogError(
                 f"{self._label}: it was made for {show(prefix)}, but it is mounted at {show(self.mount)}"
             )
         self._prefix = prefix
-        self._select = self._column_list()
+        self._select = self._column_list(modern)
         self._has_chunks = self._columns("chunks") is not None
         self.nested = self._nested()
 
@@ -123,7 +130,7 @@ class Catalog:
             raise CatalogError(f"{self._label}: property {key} is {text[:40]!r}, expected a number")
         return number
 
-    def _column_list(self) -> str:
+    def _column_list(self, modern: bool) -> str:
         """The columns of an Entry, with constants in place of those that older layouts lack (FORMAT.md §6.3)."""
         have = self._columns("catalog")
         if have is None:
@@ -145,11 +152,14 @@ class Catalog:
             raise CatalogError(f"{self._label}: table 'catalog' lacks the columns {', '.join(sorted(missing))}")
         # Schema 1.x: one link each, and owners are those of whoever reads (None here; FORMAT.md §6.3).
         self.has_owners = "uid" in have and "gid" in have
+        self._lowest_owner = 0 if self.has_owners else -1
         links = "hardlinks" if "hardlinks" in have else "1"
         xattr = "xattr" if "xattr" in have else "NULL"
         nanoseconds = "mtimens" if "mtimens" in have else "NULL"
         uid, gid = ("uid", "gid") if self.has_owners else ("-1", "-1")
-        columns = f"name, mode, size, mtime, {nanoseconds}, {uid}, {gid}, flags, hash, symlink, {links}, {xattr}"
+        # There all hashes are SHA-1 and nothing is chunked, whatever the higher bits may hold.
+        flags = "flags" if modern else f"flags & {_LEGACY_FLAGS}"
+        columns = f"name, mode, size, mtime, {nanoseconds}, {uid}, {gid}, {flags}, hash, symlink, {links}, {xattr}"
         return f"SELECT {columns}, md5path_1, md5path_2 FROM catalog "  # noqa: S608 - constant names only
 
     def _nested(self) -> dict[bytes, NestedRef]:
@@ -184,7 +194,8 @@ class Catalog:
         if digest is not None and digest.is_null:
             digest = None
         size = length if isinstance(length, int) and 0 <= length <= limits.CATALOG else 0
-        return NestedRef(self.mount + path[len(self._prefix) :], digest, size, bind)
+        outer = self.mount[: len(self.mount) - len(self._prefix)]
+        return NestedRef(outer + path, digest, size, bind, b"" if bind else outer)
 
     # -- reading -----------------------------------------------------------------------------------------------------
 
@@ -201,7 +212,7 @@ class Catalog:
         if row is None:
             return None
         parent, _, name = path.rpartition(b"/")
-        if path == self.mount and not (self.ref.mount and not self.ref.bind):
+        if path == self.mount and not self._prefix:
             # The root entry of a root catalog has no name.
             if row[0] not in (b"", name):
                 raise CatalogError(f"{self._label}: its root entry is named {row[0]!r:.200}")
@@ -249,7 +260,14 @@ class Catalog:
             nanoseconds = 0
         elif type(nanoseconds) is not int or not 0 <= nanoseconds < _NS:
             raise CatalogError(f"{self._label}: {show(path)}: {nanoseconds!r:.40} nanoseconds")
-        if size < 0 or not -1 <= uid < 1 << 32 or not -1 <= gid < 1 << 32 or not 0 <= mode < 1 << 16 or flags < 0:
+        lowest = self._lowest_owner
+        if (
+            size < 0
+            or not lowest <= uid < 1 << 32
+            or not lowest <= gid < 1 << 32
+            or not 0 <= mode < 1 << 16
+            or flags < 0
+        ):
             raise CatalogError(f"{self._label}: {show(path)}: size, owner, mode or flags out of range")
         if digest is not None and (type(digest) is not bytes or len(digest) != SIZE):
             if digest == b"":
@@ -311,12 +329,17 @@ class Catalog:
             raise CatalogError(f"{self._label}: {show(path)}: its chunks have {position} bytes, the file has {size}")
         return tuple(chunks)
 
+    def entries(self) -> int:
+        """Rows of this catalog by its own counters (FORMAT.md §6.10), 0 where it has none: for progress, no more."""
+        counters = self.statistics()
+        return sum(max(0, counters.get(f"self_{kind}", 0)) for kind in ("regular", "symlink", "special", "dir"))
+
     def statistics(self) -> dict[str, int]:
         """The counters of FORMAT.md §6.10, as far as the catalog has them."""
-        if self._columns("statistics") is None:
-            return {}
         found: dict[str, int] = {}
         with database_errors(self._label), suppress(UnicodeDecodeError):
+            if self._columns("statistics") is None:
+                return {}
             for counter, value in self._db.execute("SELECT counter, value FROM statistics LIMIT 1000"):
                 if isinstance(counter, bytes) and isinstance(value, int):
                     found[counter.decode("ascii")] = value

@@ -34,13 +34,14 @@ class Batcher:
         self._bytes: dict[str, int] = {}
         self._waiting = 0
 
-    def add(self, item: Item) -> None:
+    def add(self, item: Item) -> bool:
+        """Take an item; False if it was joined to one that waits."""
         shard = item.name.partition("/")[0]
         items = self._shards.setdefault(shard, {})
         there = items.get(item.name)
         if there is not None:
             items[item.name] = self._join(there, item)
-            return
+            return False
         items[item.name] = item
         size = self._bytes[shard] = self._bytes.get(shard, 0) + item.content.size
         self._waiting += 1
@@ -48,6 +49,7 @@ class Batcher:
             self._flush(shard)
         elif self._waiting >= WAITING_ITEMS:
             self._flush(max(self._shards, key=lambda name: len(self._shards[name])))
+        return True
 
     def _flush(self, shard: str) -> None:
         items = self._shards.pop(shard)

@@ -7,7 +7,7 @@ inflated, and inflation never gives more than the catalog's size (FORMAT.md §2.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, Final, NamedTuple, Protocol
 
@@ -196,11 +196,18 @@ class _StreamBody:
 
 
 class Worker:
-    """One source and one open sink, used for many batches."""
+    """One source and one open sink, used for many batches.
 
-    def __init__(self, source: Source, sink: OpenSink) -> None:
+    Args:
+        progress: called as things happen, with objects done, bytes received and bytes written since the last call.
+    """
+
+    def __init__(
+        self, source: Source, sink: OpenSink, progress: Callable[[int, int, int], None] = lambda *_: None
+    ) -> None:
         self._source = source
         self._sink = sink
+        self._progress = progress
 
     def run(self, batch: list[Item]) -> Result:
         """Deal with one batch. What cannot be had is in the result; an error of the sink (a full disk) is raised."""
@@ -214,7 +221,9 @@ class Worker:
             for item in batch:
                 if item.group in followers:
                     followers[item.group].append(item)
-                elif not sink.resolve(item):
+                elif sink.resolve(item):
+                    self._progress(1, 0, 0)
+                else:
                     followers[item.group] = []
                     assembly = _Assembly(item, max(1, len(item.content.chunks)))
                     open_assemblies.add(assembly)
@@ -224,6 +233,7 @@ class Worker:
             for request, error, received, _ in self._source.fetch(requests()):
                 assembly: _Assembly = request.key
                 result.received += received
+                self._progress(0, received, 0)
                 assembly.left -= 1
                 if error is not None and assembly.error is None:
                     assembly.error = error
@@ -251,6 +261,7 @@ class Worker:
         self._sink.commit(item, file)
         result.fetched += 1
         result.written += item.content.size
+        self._progress(1 + len(followers), 0, item.content.size)
         while followers:
             follower = followers.pop()
             if not self._sink.resolve(follower):

@@ -204,6 +204,8 @@ class CatalogStore:
 
     def release(self, catalog: Catalog) -> None:
         ref = catalog.ref
+        if ref not in self._users:
+            return  # the store was closed under a walk that an error cut off
         self._users[ref] -= 1
         if self._users[ref] == 0:
             del self._users[ref]

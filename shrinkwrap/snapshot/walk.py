@@ -211,15 +211,17 @@ def _reaches(matcher: Matcher, path: bytes) -> bool:
 
 def bring_catalogs(
     store: CatalogStore, root: NestedRef, matcher: Matcher, progress: Callable[[int], None] | None = None
-) -> int:
-    """Fetch every catalog that a walk will open, level by level and in parallel; their number.
+) -> tuple[int, int]:
+    """Fetch every catalog that a walk will open, level by level and in parallel.
+
+    Returns:
+        Their number, and the number of entries in them by their own counters: at most so many come out.
 
     Raises:
         MissingObject, NetworkError, CorruptObject: the first that goes wrong.
     """
     level: deque[NestedRef] = deque([root])
-    number = 0
-    depth = 0
+    number = entries = depth = 0
     while level:
         depth += 1
         if depth > limits.CATALOG_DEPTH:
@@ -229,7 +231,8 @@ def bring_catalogs(
         for ref in level:
             catalog = store.open(ref)
             below.extend(selected(catalog, matcher))
+            entries += catalog.entries()
             store.release(catalog)
             number += 1
         level = below
-    return number
+    return number, entries

@@ -105,7 +105,8 @@ class _Run:
         catalogs = CatalogStore(keeper, base.scratch)
         self.stack.callback(catalogs.close)
         matcher = Matcher(request.spec)
-        result.counts["catalogs"] = bring_catalogs(catalogs, goal.root, matcher)
+        result.counts["catalogs"], entries = bring_catalogs(catalogs, goal.root, matcher)
+        self.hooks.expect(entries)
         drop_doubtful(base, self.notice)
         store = TreeSink(base.path, base.tmp, link_mode, self.own, abilities.reflinks).open()
         self.stack.callback(store.close)
@@ -122,7 +123,7 @@ class _Run:
         )
         begin(base, self.fqrn, goal)
         walk = Walk(catalogs, goal.root, matcher, notice=self.notice)
-        self._pour(old, walk, goal, Worker(source, store), store)
+        self._pour(old, walk, goal, Worker(source, store, self.hooks.objects), store)
 
         self.hooks.phase("sync")
         base.sync()
@@ -199,6 +200,8 @@ class _Run:
             namer(goal),
             own=self.own,
             progress=self._count,
+            want=self.hooks.want,
+            report=self.result.report,
             warn=self.notice,
         )
         try:
@@ -225,7 +228,6 @@ class _Run:
         sizes["received"] = sizes.get("received", 0) + done.received
         sizes["written"] = sizes.get("written", 0) + done.written
         self.failures.extend(done.failures[: _KEPT_FAILURES - len(self.failures)])
-        self.hooks.objects(done.fetched, done.received, done.written)
 
     def _tell(self, counters: dict[str, int]) -> None:
         """Add up counters; some of them are warnings."""

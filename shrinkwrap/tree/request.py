@@ -60,14 +60,18 @@ class Hooks:
     Attributes:
         notice: a line that people should read.
         phase: a new phase begins; its name.
+        expect: how many paths there are in the catalogs that are read: at most that many will come.
         node: one more path was dealt with.
-        objects: objects fetched, bytes received, bytes written since the last call.
+        want: one more object is wanted.
+        objects: objects done, bytes received, bytes written since the last call.
     """
 
     notice: Callable[[str], None] = lambda line: None
     phase: Callable[[str], None] = lambda name: None
+    expect: Callable[[int], None] = lambda paths: None
     node: Callable[[Node], None] = lambda node: None
-    objects: Callable[[int, int, int], None] = lambda fetched, received, written: None
+    want: Callable[[], None] = lambda: None
+    objects: Callable[[int, int, int], None] = lambda done, received, written: None
 
 
 #: Reports that people are warned of, with the words for it.
@@ -78,6 +82,7 @@ WARNINGS: Mapping[str, str] = {
     "set_id_stripped": "set-user-id or set-group-id bits taken away (--keep-suid keeps them, as root)",
     "xattr_left_out": "extended attributes other than user.* left out",
     "xattr_lost": "extended attributes that the file system does not hold",
+    "link_too_long": "symbolic links left out, because the file system does not hold their targets",
     "link_fallback": "files copied, because a hard link was refused",
 }
 

@@ -16,8 +16,7 @@ from typing import Any, Final, Protocol
 from shrinkwrap.cvmfs.entry import show
 from shrinkwrap.engine.batches import Batcher
 from shrinkwrap.engine.work import Item
-from shrinkwrap.errors import DestinationError
-from shrinkwrap.snapshot.view import DIR, FILE, LINK, Node, Xattrs
+from shrinkwrap.snapshot.view import DIR, FILE, LINK, Node, Report, Xattrs
 from shrinkwrap.tree.base import Base
 from shrinkwrap.tree.beneath import split
 from shrinkwrap.tree.disk import Comparer, Names, Old, read_xattrs
@@ -31,6 +30,10 @@ _PROC: Final = "/proc/self/fd/%d"
 
 class Prunable(Protocol):
     def prune(self) -> None: ...
+
+
+class _TargetTooLongError(Exception):
+    """The file system does not hold a link target."""
 
 
 class _Frame:
@@ -63,6 +66,8 @@ class Update:
         names: names stored files.
         own: set owners (root).
         progress: called once for each wanted path.
+        want: called for each object that is handed out.
+        report: told of what the file system does not hold.
         warn: called with a line that people should read.
     """
 
@@ -77,6 +82,8 @@ class Update:
         *,
         own: bool,
         progress: Callable[[Node], None],
+        want: Callable[[], None],
+        report: Report,
         warn: Callable[[str], None],
     ) -> None:
         self._base = base
@@ -87,6 +94,8 @@ class Update:
         self._names = names
         self._own = own
         self._progress = progress
+        self._want_object = want
+        self._report = report
         self._warn = warn
         self._root = os.geteuid() == 0
         self._frames: list[_Frame] = []
@@ -162,27 +171,33 @@ class Update:
             os.mkdir(name, _RWX, dir_fd=self._base.folders.fd(parent))
             self._frames.append(_Frame(node.path, place, node, None))
         elif node.kind == LINK:
-            self._symlink(node, self._base.folders.fd(parent), name)
+            try:
+                self._symlink(node, self._base.folders.fd(parent), name)
+            except _TargetTooLongError:
+                self._refuse_link(node.path, node.target)
         else:
             self._want(node, (Target(parent, name),))
 
     def _want(self, node: Node, targets: tuple[Target, ...]) -> None:
         name = self._names(node)
         assert node.content is not None
-        self._batcher.add(Item(name, group_of(name), node.content, node.path, Wanted(_meta(node), targets)))
+        if self._batcher.add(Item(name, group_of(name), node.content, node.path, Wanted(_meta(node), targets))):
+            self._want_object()
 
     def _symlink(self, node: Node, folder: int, name: bytes) -> None:
         try:
             os.symlink(node.target, name, dir_fd=folder)
         except OSError as exc:
-            if exc.errno != errno.ENAMETOOLONG:
-                raise
-            raise DestinationError(
-                f"{show(node.path)}: the file system does not hold its link target of {len(node.target)} bytes"
-            ) from None
+            if exc.errno == errno.ENAMETOOLONG:
+                raise _TargetTooLongError from None
+            raise
         if self._own:
             os.chown(name, node.uid, node.gid, dir_fd=folder, follow_symlinks=False)
         os.utime(name, ns=(node.mtime_ns, node.mtime_ns), dir_fd=folder, follow_symlinks=False)
+
+    def _refuse_link(self, path: bytes, target: bytes) -> None:
+        """Some file systems hold less than 4,095 bytes of link target (XFS 1,023)."""
+        self._report.add("link_too_long", path, f"{len(target)} bytes")
 
     def _both(self, old: Old, node: Node) -> None:
         name = self._names(node) if node.kind == FILE else ""
@@ -296,6 +311,11 @@ class Update:
         try:
             self._symlink(node, tmp, temporary)
             os.rename(temporary, name, src_dir_fd=tmp, dst_dir_fd=self._base.folders.fd(parent))
+        except _TargetTooLongError:
+            # What stood there is not wanted any more, whether or not the new thing can be.
+            with suppress(FileNotFoundError):
+                os.unlink(name, dir_fd=self._base.folders.fd(parent))
+            self._refuse_link(path, target)
         finally:
             os.close(tmp)
 

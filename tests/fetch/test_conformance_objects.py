@@ -192,6 +192,20 @@ def test_missing_is_not_said_when_a_host_could_not_be_asked(open_http: Opener, s
     assert "not every host could be asked" in error.message
 
 
+def test_no_byte_of_an_error_page_reaches_a_body(open_http: Opener, server: Server) -> None:
+    taken: list[bytes] = []
+
+    class Witness(Checked):
+        def write(self, data: bytes, /) -> None:
+            taken.append(data)
+
+    for code in (404, 403, 500):
+        server.script(URL, web.status(code))
+        outcome = fetch_one(open_http(server.url), Request(PATH.encode(), Witness(GOOD), 10_000))
+        assert outcome.error is not None
+    assert taken == []
+
+
 def test_a_missing_object_leaves_the_others_alone(open_http: Opener, server: Server) -> None:
     server.files.update({f"/data/{n}": GOOD for n in range(10)})
     outcomes = drain(open_http(server.url), [wanted(f"data/{n}", GOOD) for n in range(11)])

@@ -38,6 +38,13 @@ def test_a_range_answered_with_200_is_cut_out_of_the_whole(open_http: Opener, se
         assert body_of(request).finished
 
 
+def test_the_rest_of_a_whole_answer_is_not_waited_for(open_http: Opener, server: Server) -> None:
+    server.script(EXTERNAL_URL, web.stall_after(LARGE))
+    source = open_http(dead_url(), external_servers=(f"{server.url}/ext",), timeout_direct=60)
+    assert fetch_one(source, external((100, 50), LARGE[100:150])).error is None
+    assert len(server.seen) == 1
+
+
 def test_ranges_and_whole_objects_may_follow_each_other(open_http: Opener, server: Server) -> None:
     server.files[EXTERNAL_URL] = LARGE
     server.files[URL] = GOOD

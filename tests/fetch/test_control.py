@@ -50,6 +50,7 @@ def test_a_control_file_arrives_as_it_is(opened: Opened, server: Server) -> None
     assert source.control(NAME, 1000) == TEXT
     assert source.control(NAME, len(TEXT)) == TEXT
     assert server.connections == 1
+    assert server.seen[0].headers["accept-encoding"] == "identity"
     assert source.stats.hosts == {server.url: 2}
 
 
