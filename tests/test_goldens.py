@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 from support import golden
-from support.cli import Result, run_cli
+from support.exporting import differences, export, external, from_server, from_storage
 from support.filesystems import Filesystem, remove_tree
 from support.golden import Export, Pinned
-from support.listing import AS_ROOT, ORDINARY, Projection, Record, as_user, compare, list_tree
+from support.listing import AS_ROOT, ORDINARY, as_user
 from support.servers import Proxy, RepoServer
 from support.users import reaches
 
@@ -29,49 +29,6 @@ EVERY = golden.params(golden.pinned())
 MOST = golden.params(SELECTED if golden.pinned() else []) + [
     pytest.param(at, id=str(at), marks=pytest.mark.long) for at in OTHERS
 ]
-
-
-def from_server(at: Pinned, server: RepoServer) -> list[str]:
-    """Options that pin a revision on a web server: by its tag, else by the manifest that is served."""
-    if at.tag is not None:
-        return ["--server", server.repo(at.fqrn), "--tag", at.tag, *external(at, server)]
-    return ["--server", server.with_files({f"{at.fqrn}/.cvmfspublished": at.manifest}).repo(at.fqrn)]
-
-
-def from_storage(at: Pinned, repos: Path, folder: Path) -> list[str]:
-    """The same for a repository's storage on local disk."""
-    stored = repos / at.fqrn
-    if at.tag is not None:
-        return ["--storage", str(stored), "--tag", at.tag]
-    pinned = folder / "storage"
-    pinned.mkdir()
-    (pinned / ".cvmfspublished").write_bytes(at.manifest)
-    for name in (".cvmfswhitelist", "data"):
-        (pinned / name).symlink_to(stored / name)
-    return ["--storage", str(pinned)]
-
-
-def external(at: Pinned, server: RepoServer) -> list[str]:
-    return ["--external-server", server.external(at.fqrn)] if at.fqrn == "external.cern.ch" else []
-
-
-def export(at: Pinned, base: Path, *options: str, spec: str = "full", user: tuple[int, int] | None = None) -> Result:
-    """Export a repository to a base folder, with the variables that the golden listings were made with."""
-    variables = [word for name, value in golden.ENVIRONMENT.items() for word in ("--env", f"{name}={value}")]
-    return run_cli(
-        *("export", "-r", at.fqrn, "--key", at.key, "-t", golden.spec_file(spec), "-z", base),
-        *variables,
-        *options,
-        user=user,
-    ).ok()
-
-
-def differences(
-    base: Path, at: Pinned, projection: Projection = AS_ROOT, expected: list[Record] | None = None
-) -> list[str]:
-    """What differs between the exported tree and the mounted repository (or some of its records)."""
-    wanted = golden.mounted(at) if expected is None else expected
-    return compare(wanted, list_tree(base / at.fqrn), projection.on(base))
 
 
 @pytest.mark.root

@@ -80,6 +80,10 @@ def export(
     repair: Annotated[
         bool, typer.Option("--repair", help="Compare with the disk instead of the record, and mend the tree.")
     ] = False,
+    strict: Annotated[
+        bool,
+        typer.Option("--strict", help="Warnings are errors: found in the catalogs before anything is touched."),
+    ] = False,
     wait: Annotated[bool, typer.Option("--wait", help="Wait for another run on this destination to end.")] = False,
     period: Annotated[
         float,
@@ -134,6 +138,7 @@ def export(
         repair=repair,
         wait=wait,
         blacklist=opt.site_blacklist(blacklists),
+        strict=strict,
     )
     with Progress(period=period, quiet=quiet or as_json) as progress:
         for line in spec.warnings:

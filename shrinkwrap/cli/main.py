@@ -91,7 +91,6 @@ def run() -> None:
     try:
         signal.signal(signal.SIGTERM, _stop)
         code = _run(words or ["--help"])
-        sys.stdout.flush()
     except (_ReaderGoneError, BrokenPipeError):
         # Nothing more to say, and nobody to say it to; Python would complain when it closes the pipe.
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
@@ -104,20 +103,20 @@ def run() -> None:
 def _run(words: list[str]) -> int:
     """Run a command line; its exit code."""
     try:
-        return int(app(args=words, prog_name="shrinkwrap", standalone_mode=False) or 0)
+        code = int(app(args=words, prog_name="shrinkwrap", standalone_mode=False) or 0)
+        sys.stdout.flush()
+        return code
     except ShrinkwrapError as exc:
         return output.fail(exc)
     except _ParserError as exc:
         name = _command_in(words)
         said = getattr(exc, "format_message", exc.__str__)()
         return output.fail(UsageError(said, hint=f"see shrinkwrap {name}{' ' if name else ''}--help"))
-    except BrokenPipeError:
+    except (BrokenPipeError, _ReaderGoneError):
         raise
     except OSError as exc:
         what = os.fsdecode(exc.filename) if isinstance(exc.filename, str | bytes) else "output"
         return output.fail(DestinationError(f"{what}: {exc.strerror or exc}"))
-    except _ReaderGoneError:
-        raise
     except Exception as exc:  # noqa: BLE001 - exit code 1, Python's own, would mean something else
         traceback.print_exc()
         return output.fail(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from contextlib import suppress
 from typing import Any
 
 from shrinkwrap.errors import ShrinkwrapError, SpecError
@@ -32,19 +33,22 @@ json_command: str | None = None
 
 def fail(error: ShrinkwrapError) -> int:
     """Say what went wrong and what to do; the exit code."""
-    # A message may be a list of wrong lines, one below the other.
-    for line in f"shrinkwrap: {error.message}".split("\n"):
+    # The wrong lines of a specification come one below the other; other messages are one line, whatever they quote.
+    first, *more = error.message.split("\n") if isinstance(error, SpecError) else [error.message]
+    say(f"shrinkwrap: {first}")
+    for line in more:
         say(line)
     if error.hint:
         say(f"  hint: {error.hint}")
     if json_command is not None:
-        print_json(
-            {
-                "command": json_command,
-                "reason": error.reason,
-                "error": error.message,
-                "hint": error.hint,
-                "exit_code": error.exit_code,
-            }
-        )
+        value = {
+            "command": json_command,
+            "reason": error.reason,
+            "error": error.message,
+            "hint": error.hint,
+            "exit_code": error.exit_code,
+        }
+        # The output itself may be what went wrong.
+        with suppress(OSError):
+            print_json(value)
     return error.exit_code

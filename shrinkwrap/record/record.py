@@ -18,6 +18,8 @@ from shrinkwrap.snapshot.view import ViewOptions
 RECORD_VERSION: Final = 1
 #: Most bytes of a record, an intent or a head. Specs of 16 MiB grow sixfold at worst when escaped.
 RECORD_BYTES: Final = 128 * limits.MIB
+#: What reading JSON of another shape raises. OverflowError: JSON has infinite numbers here.
+_UNREADABLE: Final = (KeyError, TypeError, ValueError, AttributeError, OverflowError, CorruptObject)
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +56,7 @@ class Goal:
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> Self:
-        """Raises KeyError, TypeError, ValueError or CorruptObject for what is not a goal."""
+        """Raises one of ``_UNREADABLE`` for what is not a goal."""
         goal = cls(
             fqrn=str(value["fqrn"]),
             root_hash=str(value["root_hash"]),
@@ -62,11 +64,25 @@ class Goal:
             spec=str(value["spec"]).encode("utf-8", "surrogateescape"),
             spec_sha256=str(value["spec_sha256"]),
             rules=str(value["rules"]),
-            view=ViewOptions(**value["view"]),
+            view=_view(value["view"]),
             link_mode=str(value["link_mode"]),
         )
         parse_digest(goal.root_hash)
+        if not 0 <= goal.root_size <= limits.CATALOG:
+            raise ValueError(f"a root catalog of {goal.root_size} bytes")
+        if hashlib.sha256(goal.spec).hexdigest() != goal.spec_sha256:
+            raise ValueError("the specification is not the one that the export was made for")
         return goal
+
+
+def _view(value: Mapping[str, Any]) -> ViewOptions:
+    view = ViewOptions(**value)
+    numbers, switches = (view.uid, view.gid), (view.claim, view.keep_suid, view.share_mtime)
+    if any(type(number) is not int or number < 0 for number in numbers) or not all(
+        type(switch) is bool for switch in switches
+    ):
+        raise ValueError(f"not options of a view: {view}")
+    return view
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,9 +121,9 @@ class Record:
     @classmethod
     def from_json(cls, value: Mapping[str, Any] | None) -> Self | None:
         """The record, or None for what cannot be read as one: then the disk is asked instead."""
-        if value is None or value.get("version") != RECORD_VERSION:
-            return None
         try:
+            if value is None or value["version"] != RECORD_VERSION:
+                return None
             return cls(
                 goal=Goal.from_json(value["goal"]),
                 revision=int(value["revision"]),
@@ -117,7 +133,7 @@ class Record:
                 counts={str(k): int(v) for k, v in value["counts"].items()},
                 tool=str(value["tool"]),
             )
-        except (KeyError, TypeError, ValueError, AttributeError, CorruptObject):
+        except _UNREADABLE:
             return None
 
 
@@ -154,7 +170,7 @@ class Intent:
         try:
             goal = None if value["goal"] is None else Goal.from_json(value["goal"])
             return cls(goal, str(value["boot_id"]), int(value["since"]), str(value["run"]))
-        except (KeyError, TypeError, ValueError, AttributeError, CorruptObject):
+        except _UNREADABLE:
             return cls(None, "", 0, "")
 
 
@@ -211,5 +227,5 @@ class SeenHead:
                 int(value["expires"]),
                 str(value["keys"]),
             )
-        except (KeyError, TypeError, ValueError, CorruptObject):
+        except _UNREADABLE:
             return None

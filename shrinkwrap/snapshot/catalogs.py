@@ -110,12 +110,28 @@ class ObjectKeeper:
             for body in bodies:
                 body.discard()
 
-    def inflate_to(self, digest: Digest, suffix: str, limit: int, out: IO[bytes]) -> int:
-        """Inflate a kept object into a file, its digest checked once more; the number of bytes written.
+    def inflate(self, digest: Digest, suffix: str, stored: int, limit: int, out: IO[bytes]) -> int:
+        """Bring an object and inflate it into an empty file; the number of bytes written.
+
+        Args:
+            stored: most bytes of the object as stored.
+            limit: most bytes that may come out of it.
 
         Raises:
-            CorruptObject: what is kept is broken. It is dropped, so that the next attempt fetches it.
+            MissingObject, NetworkError, CorruptObject.
         """
+        self.bring([(digest, suffix, stored)])
+        try:
+            return self._inflate_kept(digest, suffix, limit, out)
+        except CorruptObject:
+            # What was kept may have rotted; a fresh copy settles it.
+            out.seek(0)
+            out.truncate()
+            self.bring([(digest, suffix, stored)])
+            return self._inflate_kept(digest, suffix, limit, out)
+
+    def _inflate_kept(self, digest: Digest, suffix: str, limit: int, out: IO[bytes]) -> int:
+        """Inflate what is kept, its digest checked once more. It is dropped if it is broken."""
         hasher = new_hasher(digest.algorithm)
         inflater = StreamInflater(limit)
         written = 0
@@ -128,10 +144,10 @@ class ObjectKeeper:
                 for part in inflater.finish():
                     written += out.write(part)
             if hasher.digest() != digest.raw:
-                raise CorruptObject(f"kept object {digest}{suffix}: its content has another digest")
-        except CorruptObject:
+                raise CorruptObject("its content has another digest")
+        except CorruptObject as exc:
             self._keep.drop(digest, suffix)
-            raise
+            raise CorruptObject(f"object {digest}{suffix}: {exc.message}") from None
         return written
 
     def _have(self, digest: Digest, suffix: str) -> bool:
@@ -202,6 +218,11 @@ class CatalogStore:
         self._users[ref] = self._users.get(ref, 0) + 1
         return catalog
 
+    @property
+    def in_use(self) -> int:
+        """Number of catalogs that were opened and not given back."""
+        return len(self._users)
+
     def release(self, catalog: Catalog) -> None:
         ref = catalog.ref
         if ref not in self._users:
@@ -228,21 +249,10 @@ class CatalogStore:
 
     def _load(self, ref: NestedRef) -> tuple[Catalog, int]:
         digest, suffix, stored = self.wanted(ref)
-        self.keeper.bring([(digest, suffix, stored)])
-        try:
-            return self._inflate(ref, digest)
-        except CatalogError:
-            raise
-        except CorruptObject:
-            # What was kept may have rotted; a fresh copy settles it.
-            self.keeper.bring([(digest, suffix, stored)])
-            return self._inflate(ref, digest)
-
-    def _inflate(self, ref: NestedRef, digest: Digest) -> tuple[Catalog, int]:
         fd, name = tempfile.mkstemp(prefix="catalog-", dir=self._scratch)
         try:
             with os.fdopen(fd, "wb") as out:
-                size = self.keeper.inflate_to(digest, "C", ref.size or limits.CATALOG, out)
+                size = self.keeper.inflate(digest, suffix, stored, ref.size or limits.CATALOG, out)
             if ref.size and size != ref.size:
                 raise CatalogError(
                     f"the catalog of {show(ref.mount)} ({digest}) has {size} bytes, its parent says {ref.size}"

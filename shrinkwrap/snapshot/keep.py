@@ -5,7 +5,9 @@ They lie by digest, so all records of a destination share them; whoever reads on
 
 from __future__ import annotations
 
+import errno
 import os
+import stat
 from contextlib import suppress
 from typing import IO, Protocol
 
@@ -52,8 +54,14 @@ class KeepFolder:
 
     def open(self, digest: Digest, suffix: str) -> IO[bytes] | None:
         try:
-            fd = os.open(self._path(digest, suffix), os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
-        except FileNotFoundError:
+            # Not blocking: somebody may have put a pipe there.
+            fd = os.open(self._path(digest, suffix), os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+        except OSError as exc:
+            if exc.errno in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP):
+                return None
+            raise
+        if not stat.S_ISREG(os.fstat(fd).st_mode):
+            os.close(fd)
             return None
         return os.fdopen(fd, "rb")
 

@@ -146,6 +146,7 @@ class Repository:
 
     def accept(self, proven: Accepted) -> None:
         """Take a head that was verified in an earlier run, byte for byte the same, its whitelist not expired."""
+        self._place_root(proven.manifest)
         self._accepted = proven
 
     def head(self, manifest_bytes: bytes | None = None) -> Accepted:
@@ -203,9 +204,13 @@ class Repository:
         head = trusted.head
         if head.root_size > limits.CATALOG:
             raise TrustError(f"{self.fqrn}: a root catalog of {head.root_size} bytes is more than is allowed")
+        self._place_root(head)
+        return Accepted(head, data, whitelist, trusted.whitelist.expires)
+
+    def _place_root(self, head: Manifest) -> None:
+        """Where the root catalog of a verified head is (FORMAT.md §1.3)."""
         if head.alt_path:
             self._keeper.elsewhere[head.root_hash, "C"] = f".cvmfsalt-{head.root_hash}C"
-        return Accepted(head, data, whitelist, trusted.whitelist.expires)
 
     def tags(self) -> list[Tag]:
         """All tags of the signed history, by revision; empty for a repository without history."""
@@ -250,11 +255,10 @@ class Repository:
                 f"{self.fqrn}: it has no history, so there are no tags and dates to pin to",
                 hint="pin to a root hash",
             )
-        self._keeper.bring([(head.history, "H", limits.stored_size(limits.HISTORY))])
         fd, name = tempfile.mkstemp(prefix="history-", dir=self._scratch)
         try:
             with os.fdopen(fd, "wb") as out:
-                self._keeper.inflate_to(head.history, "H", limits.HISTORY, out)
+                self._keeper.inflate(head.history, "H", limits.stored_size(limits.HISTORY), limits.HISTORY, out)
             with History(name, self.fqrn) as history:
                 return use(history)
         finally:

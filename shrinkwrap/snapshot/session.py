@@ -13,6 +13,7 @@ from shrinkwrap.cvmfs.blacklist import Blacklist
 from shrinkwrap.cvmfs.catalog import Catalog, NestedRef
 from shrinkwrap.cvmfs.entry import Entry
 from shrinkwrap.cvmfs.keys import MasterKey
+from shrinkwrap.errors import CatalogError, DestinationError
 from shrinkwrap.fetch.source import SourceConfig, open_source
 from shrinkwrap.fetch.types import Source
 from shrinkwrap.snapshot.catalogs import CatalogStore, ObjectKeeper
@@ -38,10 +39,15 @@ class Session:
             mounts = [mount for mount in catalog.nested if _inside(path, mount)]
             if not mounts:
                 break
-            ref = catalog.nested[mounts[0]]
+            # Of mounts inside each other the walk meets the outer one.
+            ref = catalog.nested[min(mounts, key=len)]
             self.catalogs.release(catalog)
             catalog = self.catalogs.open(ref)
-        entry = catalog.lookup(path)
+        try:
+            entry = catalog.lookup(path)
+        except CatalogError:
+            self.catalogs.release(catalog)
+            raise
         if entry is None:
             self.catalogs.release(catalog)
             return None
@@ -65,12 +71,23 @@ def open_session(
     """Open a repository.
 
     Args:
-        cache: folder that keeps catalogs and histories between runs; a temporary one if None.
+        cache: folder that keeps catalogs and histories between runs, made if needed; a temporary one if None.
+
+    Raises:
+        DestinationError: the folder cannot be made or written. UsageError: see
+        :func:`~shrinkwrap.fetch.source.open_source`.
     """
     with ExitStack() as stack:
-        scratch = stack.enter_context(tempfile.TemporaryDirectory(prefix="shrinkwrap-", dir=cache))
-        folder = os.path.join(cache or scratch, "objects")
-        os.makedirs(folder, exist_ok=True)
+        try:
+            if cache is not None:
+                os.makedirs(cache, exist_ok=True)
+            scratch = stack.enter_context(tempfile.TemporaryDirectory(prefix="shrinkwrap-", dir=cache))
+            folder = os.path.join(cache or scratch, "objects")
+            os.makedirs(folder, exist_ok=True)
+        except OSError as exc:
+            raise DestinationError(
+                f"{cache or tempfile.gettempdir()}: catalogs cannot be kept there: {exc.strerror}"
+            ) from None
         source = open_source(config, notice)
         stack.callback(source.close)
         keeper = ObjectKeeper(source, KeepFolder(folder, scratch))

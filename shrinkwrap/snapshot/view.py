@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from hashlib import blake2b
 from struct import Struct
-from typing import Final, NamedTuple
+from typing import ClassVar, Final, NamedTuple
 
 from shrinkwrap.cvmfs.digest import RMD160, SHAKE128, Digest, digest_of
 from shrinkwrap.cvmfs.entry import UNCOMPRESSED, Chunk, Entry, kind_of
@@ -19,7 +19,9 @@ FILE: Final = "f"
 LINK: Final = "l"
 
 _SET_ID: Final = stat.S_ISUID | stat.S_ISGID
-_META: Final = Struct("<IQQq")
+_META: Final = Struct("<IQQ")
+#: Nanoseconds of any time that a catalog can hold have 93 bits and a sign.
+_MTIME_BYTES: Final = 16
 
 Xattrs = tuple[tuple[bytes, bytes], ...]
 
@@ -91,9 +93,9 @@ def object_name(content: Content, node: Node, *, share_mtime: bool) -> str:
     """
     text = content.digest.raw.hex()
     tag = {RMD160: "r", SHAKE128: "s"}.get(content.digest.algorithm, "")
-    meta = blake2b(
-        _META.pack(node.mode, node.uid, node.gid, 0 if share_mtime else _int64(node.mtime_ns)), digest_size=20
-    )
+    mtime = 0 if share_mtime else node.mtime_ns
+    meta = blake2b(_META.pack(node.mode, node.uid, node.gid), digest_size=20)
+    meta.update(mtime.to_bytes(_MTIME_BYTES, "little", signed=True))
     for name, value in node.xattrs:
         meta.update(b"%d %d " % (len(name), len(value)))
         meta.update(name)
@@ -101,15 +103,11 @@ def object_name(content: Content, node: Node, *, share_mtime: bool) -> str:
     return f"{text[:2]}/{text[2:]}{tag}{content.kind}{content.size}.{meta.hexdigest()}"
 
 
-def _int64(number: int) -> int:
-    return max(-(1 << 63), min(number, (1 << 63) - 1))
-
-
 @dataclass(slots=True)
 class Report:
     """What an export leaves out or shows differently. Each list keeps the first :attr:`KEEP` cases, counts all."""
 
-    KEEP: Final = 1000
+    KEEP: ClassVar[int] = 1000
     counts: dict[str, int] = field(default_factory=dict)
     cases: dict[str, list[tuple[bytes, str]]] = field(default_factory=dict)
     #: Variables that link targets use, with their values; None for those that are not set.

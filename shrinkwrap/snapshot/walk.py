@@ -7,9 +7,10 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
+from typing import Final
 
 from shrinkwrap.cvmfs import limits
-from shrinkwrap.cvmfs.catalog import Catalog, NestedRef
+from shrinkwrap.cvmfs.catalog import Catalog, NestedRef, valid_name
 from shrinkwrap.cvmfs.entry import (
     FLAG_BIND_MOUNTPOINT,
     FLAG_HIDDEN,
@@ -24,6 +25,9 @@ from shrinkwrap.snapshot.catalogs import CatalogStore
 from shrinkwrap.spec.matcher import IF_BELOW, NO, YES, Matcher, State
 
 Notice = Callable[[str], None]
+#: Catalogs of one walk. A few small ones that bind-mount each other can come to any number (FORMAT.md §6.8); real
+#: repositories have some ten thousand.
+MAX_CATALOGS: Final = 1_000_000
 
 
 def order_key(path: bytes) -> bytes:
@@ -133,12 +137,19 @@ class Walk:
             if included == IF_BELOW:
                 waiting.append((entry, lines))
             else:
+                pruned_at = None
                 for parent, parent_lines in waiting:
                     if count is not None:
                         count(parent_lines, parent)
                     self._pruned = False
                     yield parent
+                    if self._pruned:
+                        pruned_at = parent.path
+                        break
                 waiting.clear()
+                if pruned_at is not None:
+                    self._leave(pruned_at, frames, held)
+                    continue
                 if count is not None:
                     count(lines, entry)
                 self._pruned = False
@@ -147,6 +158,15 @@ class Walk:
                     continue
             if is_dir and state is not None:
                 frames.append(self._enter(frame.catalog, entry, state, held, len(frames)))
+
+    def _leave(self, path: bytes, frames: list[Frame], held: list[Catalog]) -> None:
+        """Go back up out of a directory, from wherever the walk is below it."""
+        left = False
+        while not left:
+            frame = frames.pop()
+            left = frame.path == path
+            if frame.mounted:
+                self._store.release(held.pop())
 
     def _enter(self, catalog: Catalog, entry: Entry, state: State, held: list[Catalog], depth: int) -> Frame:
         path = entry.path
@@ -184,29 +204,50 @@ class Walk:
 def _lookups(catalog: Catalog, path: bytes, names: Iterable[bytes]) -> Iterator[Entry]:
     """The few children that a spec names, without listing a directory that may be large."""
     for name in names:
-        if 0 < len(name) <= limits.NAME and name not in (b".", b".."):
+        if valid_name(name):
             entry = catalog.lookup(path + b"/" + name)
             if entry is not None:
                 yield entry
 
 
 def selected(catalog: Catalog, matcher: Matcher) -> list[NestedRef]:
-    """The catalogs mounted right below one that the spec can reach, in byte order of their mounts."""
-    return [catalog.nested[mount] for mount in sorted(catalog.nested) if _reaches(matcher, mount)]
+    """The catalogs mounted right below one that a walk goes into, in byte order of their mounts.
+
+    Raises:
+        CatalogError: rows on the way to them.
+    """
+    known: dict[bytes, Entry | None] = {}
+    return [catalog.nested[mount] for mount in sorted(catalog.nested) if _enters(catalog, matcher, mount, known)]
 
 
-def _reaches(matcher: Matcher, path: bytes) -> bool:
+def _enters(catalog: Catalog, matcher: Matcher, mount: bytes, known: dict[bytes, Entry | None]) -> bool:
+    """Whether a walk gets from a catalog that it is in to a mount below; ``known`` remembers entries on the way."""
     state = matcher.root.state
-    for name in path[1:].split(b"/"):
+    below: list[tuple[bytes, bool]] = []
+    path = b""
+    for name in mount[1:].split(b"/"):
         if state is None:
             return False
-        if matcher.everything(state):
-            return True
-        step = matcher.step(state, name, True)
-        if step.included == NO:
+        path += b"/" + name
+        named = False
+        if not matcher.everything(state):
+            step = matcher.step(state, name, True)
+            if step.included == NO:
+                return False
+            state, named = step.state, step.named
+        if len(path) > len(catalog.mount):
+            below.append((path, named))
+    if state is None:
+        return False
+    for path, named in below:
+        if path != mount and path in catalog.nested:
             return False
-        state = step.state
-    return state is not None
+        if path not in known:
+            known[path] = catalog.lookup(path)
+        entry = known[path]
+        if entry is None or not entry.is_dir or (entry.is_hidden and not named):
+            return False
+    return True
 
 
 def bring_catalogs(
@@ -230,9 +271,13 @@ def bring_catalogs(
         below: deque[NestedRef] = deque()
         for ref in level:
             catalog = store.open(ref)
-            below.extend(selected(catalog, matcher))
-            entries += catalog.entries()
-            store.release(catalog)
+            try:
+                below.extend(selected(catalog, matcher))
+                entries += catalog.entries()
+            finally:
+                store.release(catalog)
             number += 1
+            if number + len(below) > MAX_CATALOGS:
+                raise CatalogError(f"the spec reaches more than {MAX_CATALOGS} catalogs")
         level = below
     return number, entries

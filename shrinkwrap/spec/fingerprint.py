@@ -42,7 +42,7 @@ def digest(literal: Node | None, live: Sequence[Node], deep: bool, flat: bool, v
 def _rules_below(literal: Node | None, live: Sequence[Node]) -> list[_Below]:
     found: list[_Below] = []
     for node, kind in [*((node, b"G") for node in live), *([(literal, b"L")] if literal is not None else [])]:
-        for way, here in paths_below(node, skip_any_depth=True):
+        for way, here in paths_below(node):
             if here.mode is not None:
                 found.append(_Below((kind, *way), here.mode, here.line))
             if here.veil != NO_LINE:

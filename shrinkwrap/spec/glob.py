@@ -21,6 +21,7 @@ MAGIC: Final = frozenset(b"*?[")
 
 _ESCAPABLE: Final = frozenset("*?[]\\")
 _STAR: Final = None
+_NAMED_CLASS: Final = re.compile(r"([:.=])\w{1,16}\1\]")
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +38,9 @@ class Glob:
 
     def match(self, name: bytes) -> bool:
         """Whether the whole of ``name`` is matched."""
+        if len(self.pieces) == 2:
+            head, tail = self.pieces
+            return name.endswith(tail) and name.startswith(head) and len(name) >= len(head) + len(tail)
         if self.regex is not None:
             return self.regex.fullmatch(name.decode("utf-8", "surrogateescape")) is not None
         head, *middle, tail = self.pieces
@@ -78,6 +82,7 @@ def read_component(raw: bytes) -> tuple[Part, str]:
     text = raw.decode("utf-8", "surrogateescape")
     tokens: list[str | _Set | None] = []  # a character, a set, or a star
     complaint = ""
+    closed = True
     at = 0
     while at < len(text):
         char = text[at]
@@ -87,15 +92,17 @@ def read_component(raw: bytes) -> tuple[Part, str]:
                 tokens.append(_STAR)
         elif char == "?":
             tokens.append(_Set("", True))
-        elif char == "[":
+        elif char == "[" and closed:
             found, end, wrong = _read_set(text, at)
             if found is None:
                 # `[` alone is a program's name and no slip of the pen.
                 complaint = complaint or ("" if raw == b"[" else wrong)
-                tokens.append("[")
+                # Where one [ has no ], no later one has: looking again would take the square of the length.
+                closed = end > at
+                tokens.extend(text[at - 1 : end])
             else:
                 tokens.append(found)
-                at = end
+            at = end
         elif char == "\\" and at < len(text) and text[at] in _ESCAPABLE:
             tokens.append(text[at])
             at += 1
@@ -119,7 +126,11 @@ class _Set:
 
 
 def _read_set(text: str, at: int) -> tuple[_Set | None, int, str]:
-    """The set whose ``[`` stands just before ``at``, the index behind its ``]``, and what is wrong with it."""
+    """The set whose ``[`` stands just before ``at``, the index behind it, and what is wrong with it.
+
+    If something is wrong, the text up to that index is plain.
+    """
+    start = at
     negated = text[at : at + 1] in ("!", "^")
     if negated:
         at += 1
@@ -127,13 +138,13 @@ def _read_set(text: str, at: int) -> tuple[_Set | None, int, str]:
     first = True
     while True:
         if at >= len(text):
-            return None, 0, "a [ without its ]"
+            return None, start, "a [ without its ]"
         char = text[at]
         at += 1
         if char == "]" and not first:
             break
-        if char == "[" and text[at : at + 1] in (":", ".", "="):
-            return None, 0, "named character classes are not known"
+        if char == "[" and (named := _NAMED_CLASS.match(text, at)):
+            return None, named.end(), "named character classes are not known"
         if char == "\\" and at < len(text):
             chars.append((text[at], False))
             at += 1
@@ -147,7 +158,7 @@ def _read_set(text: str, at: int) -> tuple[_Set | None, int, str]:
         if index + 2 < len(chars) and chars[index + 1][1]:
             last = chars[index + 2][0]
             if last < char:
-                return None, 0, f"the range {char}-{last} runs backwards"
+                return None, at, f"the range {char}-{last} runs backwards"
             inside.append(f"{_quoted(char)}-{_quoted(last)}")
             index += 3
         else:

@@ -79,7 +79,8 @@ class Spec:
         lines: those that say something, in order.
         rules: the rule set for exclusions, one of :data:`RULES`.
         text: the lines, trimmed, each ended by a line feed; comments and empty lines left out. Parsed anew
-            it gives the same lines. sha256: of ``text``, in hex.
+            it gives the same lines.
+        sha256: of ``text``, in hex.
         warnings: each begins with ``file:number:``.
     """
 
@@ -208,7 +209,9 @@ def _reason_against(raw: bytes) -> str:
         return f"a blank between {raw[:1].decode()} and the path"
     if path[:1] != b"/":
         return "the path does not begin with /"
-    if sum(1 for name in path.split(b"/") if name) > limits.PATH_DEPTH:
+    # Counted only where there are that many slashes.
+    slashes = path.count(b"/")
+    if slashes > limits.PATH_DEPTH and sum(map(bool, path.removesuffix(b"*").split(b"/"))) > limits.PATH_DEPTH:
         return f"more than {limits.PATH_DEPTH} directories inside each other"
     return ""
 
@@ -224,10 +227,10 @@ def _read_line(raw: bytes, file: str, number: int, rules: str) -> tuple[Line, li
         mode = Mode.FLAT if sign else Mode.DEEP
     else:
         mode = Mode.EXACT
-    classic = tuple(name for name in path.removesuffix(b"*").split(b"/") if name)
+    classic = tuple(filter(None, path.removesuffix(b"*").split(b"/")))
     parts: list[Part] = []
     complaints: list[str] = []
-    if any(MAGIC.intersection(name) for name in classic):
+    if MAGIC.intersection(path.removesuffix(b"*")):
         # A last component `**` says no more than the final `*` does.
         names = classic[:-1] if path.endswith(b"/**") else classic
         for name in names:
@@ -296,5 +299,6 @@ def _directory(line: Line) -> str:
 def _shown(raw: bytes) -> str:
     """Bytes for a message: one line, printable, no longer than 200 characters."""
     text = raw.decode("utf-8", "backslashreplace")
-    text = "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)
+    if not text.isprintable():
+        text = "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)
     return text if len(text) <= 200 else text[:197] + "..."

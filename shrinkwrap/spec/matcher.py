@@ -10,6 +10,7 @@ from __future__ import annotations
 from typing import Final, NamedTuple
 
 from shrinkwrap.spec import fingerprint
+from shrinkwrap.spec.glob import Glob
 from shrinkwrap.spec.grammar import Mode, Spec, resolve
 from shrinkwrap.spec.rules import NO_LINE, Node, build, closed, descend
 
@@ -32,15 +33,31 @@ class State:
     States of one matcher are equal if they stand for the same rules; across matchers compare fingerprints.
     """
 
-    __slots__ = ("_hash", "default", "digest", "key", "literal", "live", "steps")
+    __slots__ = (
+        "_hash",
+        "by_hits",
+        "default",
+        "digest",
+        "globs",
+        "key",
+        "literal",
+        "live",
+        "steps",
+        "written",
+    )
 
     literal: Node | None
     live: tuple[Node, ...]
     #: Inherited lines: deep ones, flat ones of the directory itself, and the ``!path/*`` that hides what is
     #: below.
     key: tuple[int, tuple[int, ...], tuple[int, ...], tuple[int, ...], int]
+    #: Answers by name: all that differ from ``default``, or with globs those of names met lately.
     steps: dict[bytes, Step] | None
     default: Step | None
+    #: With globs: each with where it leads to, the names that lines name here, answers by the globs that match.
+    globs: tuple[tuple[Glob, Node], ...]
+    written: frozenset[bytes]
+    by_hits: dict[tuple[Node, ...], Step]
     digest: bytes
 
     def __init__(
@@ -63,6 +80,9 @@ class State:
         self._hash = hash(self.key)
         self.steps = None
         self.default = None
+        self.globs = ()
+        self.written = frozenset()
+        self.by_hits = {}
         self.digest = b""
 
     def __eq__(self, other: object) -> bool:
@@ -121,7 +141,7 @@ class Matcher:
         steps = state.steps
         if steps is None:
             steps = self._prepare(state)
-        found = steps.get(name) or state.default or self._step_through_globs(state, steps, name)
+        found = steps.get(name) or state.default or self._step_through_globs(state, name)
         if found.included == IF_BELOW and not is_dir:
             return _NOTHING
         return found
@@ -165,34 +185,46 @@ class Matcher:
         return state.digest
 
     def _prepare(self, state: State) -> dict[bytes, Step]:
-        """Fill in the answers that need no name to be known."""
+        """Fill in the answers for all names if no glob needs to see them, else make ready for globs."""
         _, _, deep, flat, veil = state.key
         steps: dict[bytes, Step] = {}
-        if any(node.loops or node.globs for node in state.live):
-            names = set()
-        else:
-            names = {name for node in state.live for name in node.names}
-            state.default = self._enter(None, (), deep, flat, veil)
+        names = {name for node in state.live for name in node.names}
         if state.literal is not None:
             names.update(state.literal.names)
-        for name in names:
-            steps[name] = self._enter_child(state, name)
+        state.globs = tuple(item for node in state.live for item in node.globs.items())
+        if state.globs or any(node.loops for node in state.live):
+            state.written = frozenset(names)
+        else:
+            state.default = self._enter(None, (), deep, flat, veil)
+            for name in names:
+                steps[name] = self._enter_child(state, name, ())
         state.steps = steps
         return steps
 
-    def _step_through_globs(self, state: State, steps: dict[bytes, Step], name: bytes) -> Step:
-        found = self._enter_child(state, name)
-        if len(steps) >= _NAMES_KEPT + (len(state.literal.names) if state.literal is not None else 0):
-            steps = self._prepare(state)
-        steps[name] = found
+    def _step_through_globs(self, state: State, name: bytes) -> Step:
+        """The answer for a name not met lately in this state; ``steps`` keeps those that were."""
+        self.globs_tried += len(state.globs)
+        hits = tuple([child for glob, child in state.globs if glob.match(name)])
+        if name in state.written:
+            found = self._enter_child(state, name, hits)
+        else:
+            # All other names with the same hits have the same answer.
+            known = state.by_hits.get(hits)
+            if known is None:
+                if len(state.by_hits) >= _NAMES_KEPT:
+                    state.by_hits.clear()
+                known = state.by_hits[hits] = self._enter_child(state, name, hits)
+            found = known
+        assert state.steps is not None
+        if len(state.steps) >= _NAMES_KEPT:
+            state.steps.clear()
+        state.steps[name] = found
         return found
 
-    def _enter_child(self, state: State, name: bytes) -> Step:
+    def _enter_child(self, state: State, name: bytes, hits: tuple[Node, ...]) -> Step:
         _, _, deep, flat, veil = state.key
         literal = None if state.literal is None else state.literal.names.get(name)
-        live, tried = descend(state.live, name)
-        self.globs_tried += tried
-        return self._enter(literal, live, deep, flat, veil)
+        return self._enter(literal, descend(state.live, name, hits), deep, flat, veil)
 
     def _enter(
         self,

@@ -15,6 +15,10 @@ from shrinkwrap.spec.grammar import Mode, Rule
 #: In place of a line's index: there is none.
 NO_LINE: Final = -1
 
+#: Shared by all nodes without children of that kind: most of a long specification's nodes have none.
+_NO_NAMES: Final[dict[bytes, Node]] = {}
+_NO_GLOBS: Final[dict[Glob, Node]] = {}
+
 
 class Node:
     """One component of written paths.
@@ -35,8 +39,8 @@ class Node:
     def __init__(self, number: int, loops: bool = False) -> None:
         self.number = number
         self.loops = loops
-        self.names: dict[bytes, Node] = {}
-        self.globs: dict[Glob, Node] = {}
+        self.names = _NO_NAMES
+        self.globs = _NO_GLOBS
         self.any_depth: Node | None = None
         self.mode: Mode | None = None
         self.line = NO_LINE
@@ -46,7 +50,7 @@ class Node:
     @property
     def including_line(self) -> int:
         """Index of the line that includes this path, or NO_LINE."""
-        return self.line if self.mode is not None and self.mode.includes else NO_LINE
+        return self.line if self.mode is not None and self.mode < Mode.EXCLUDE else NO_LINE
 
     @property
     def says_more(self) -> bool:
@@ -88,8 +92,12 @@ def _child(node: Node, part: Part) -> Node | None:
 
 def _adopt(node: Node, part: Part, child: Node) -> None:
     if isinstance(part, bytes):
+        if node.names is _NO_NAMES:
+            node.names = {}
         node.names[part] = child
     elif isinstance(part, Glob):
+        if node.globs is _NO_GLOBS:
+            node.globs = {}
         node.globs[part] = child
     else:
         node.any_depth = child
@@ -106,37 +114,29 @@ def closed(nodes: Sequence[Node]) -> tuple[Node, ...]:
     return tuple(found[number] for number in sorted(found))
 
 
-def descend(nodes: Sequence[Node], name: bytes) -> tuple[tuple[Node, ...], int]:
-    """Where the globs stand after one more component, and how many globs were tried on it."""
-    found: list[Node] = []
-    tried = 0
-    for node in nodes:
-        if node.loops:
-            found.append(node)
-        child = node.names.get(name)
-        if child is not None:
-            found.append(child)
-        for glob, child in node.globs.items():
-            tried += 1
-            if glob.match(name):
-                found.append(child)
-    return closed(found), tried
+def descend(nodes: Sequence[Node], name: bytes, hits: Sequence[Node]) -> tuple[Node, ...]:
+    """Where the globs stand after one more component; ``hits`` are the children by globs that match it."""
+    found = [*hits, *(node for node in nodes if node.loops)]
+    found.extend(node.names[name] for node in nodes if name in node.names)
+    return closed(found)
 
 
-def paths_below(node: Node, *, skip_any_depth: bool) -> Iterator[tuple[tuple[bytes, ...], Node]]:
-    """All nodes below one, with the components on the way: a letter for their kind and their text.
+def paths_below(node: Node) -> Iterator[tuple[tuple[bytes, ...], Node]]:
+    """The nodes below one, with the components on the way: a letter for their kind and their text.
 
-    ``skip_any_depth`` leaves out what goes on through ``**`` at once: for sets of nodes that are
-    :func:`closed`.
+    What goes on from the node itself through ``**`` is left out: in a :func:`closed` set it stands beside it.
     """
-    stack: list[tuple[tuple[bytes, ...], Node]] = [((b"**",) if node.loops else (), node)]
-    first = True
-    while stack:
-        way, here = stack.pop()
-        if not first or here.loops:
-            yield way, here
+    stack: list[tuple[tuple[bytes, ...], Node]] = []
+    way: tuple[bytes, ...] = (b"**",) if node.loops else ()
+    here = node
+    if node.loops:
+        yield way, node
+    while True:
         stack.extend(((*way, b"=" + name), child) for name, child in here.names.items())
         stack.extend(((*way, b"?" + glob.text), child) for glob, child in here.globs.items())
-        if here.any_depth is not None and not (first and skip_any_depth):
+        if here.any_depth is not None and here is not node:
             stack.append(((*way, b"**"), here.any_depth))
-        first = False
+        if not stack:
+            return
+        way, here = stack.pop()
+        yield way, here

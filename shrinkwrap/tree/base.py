@@ -75,16 +75,22 @@ class Base:
     """
 
     def __init__(self, path: str, *, wait: bool = False) -> None:
-        self.path = os.path.abspath(path)
+        # A link that the user names as the destination is followed; beneath it none is.
+        self.path = os.path.realpath(path)
         self.run = f"{int(time.time())}-{os.getpid()}-{secrets.token_hex(3)}"
         self.tmp = b".data/tmp/" + self.run.encode()
         try:
             os.makedirs(self.path, exist_ok=True)
             self.fd = os.open(self.path, DIRECTORY)
+        except (FileExistsError, NotADirectoryError):
+            raise DestinationError(
+                f"{self.path}: it, or something on the way to it, is not a folder", hint="choose another destination"
+            ) from None
         except OSError as exc:
             raise explain(exc, self.path) from None
         self.folders = Folders(self.fd)
         self._lock = -1
+        self._ours = False
         self._serial = 0
         try:
             self._prepare(wait)
@@ -104,8 +110,11 @@ class Base:
                 f"{self.path}/.data belongs to user {info.st_uid}, not to {os.geteuid()}",
                 hint="run as the user who made this export, or choose another destination",
             )
+        # Before the lock, because its file would be put there; with it, because another first run may have begun.
+        self._check_foreign()
         self._take_lock(wait)
         self._check_version()
+        self._ours = True
         self.make_folder(b".data/tmp", 0o700)
         self._clean(b".data/tmp")
         self._clean(b".data/trash")
@@ -143,18 +152,23 @@ class Base:
         os.ftruncate(fd, 0)
         os.pwrite(fd, f"process {os.getpid()} on {os.uname().nodename}, run {self.run}\n".encode(), 0)
 
+    def _check_foreign(self) -> None:
+        """Raises DestinationError for a store that is not ours. Nothing is changed in it."""
+        names = set(os.listdir(os.path.join(self.path, ".data")))
+        # A first run that was cut off may have left no more than these.
+        if "store.json" not in names and names - {"lock", "store.json.new"}:
+            raise DestinationError(
+                f"{self.path}/.data is not empty and was not made by this tool",
+                hint="choose another destination, or move that folder away",
+            )
+
     def _check_version(self) -> None:
         data = self.folders.fd(b".data")
         try:
             fd = os.open(b"store.json", os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=data)
         except FileNotFoundError:
-            foreign = [name for name in os.listdir(os.path.join(self.path, ".data")) if name != "lock"]
-            if foreign:
-                raise DestinationError(
-                    f"{self.path}/.data is not empty and was not made by this tool",
-                    hint="choose another destination, or move that folder away",
-                ) from None
-            self.replace_file(b".data/store.json", json.dumps({"version": STORE_VERSION}).encode() + b"\n", sync=False)
+            self._check_foreign()
+            self.replace_file(b".data/store.json", json.dumps({"version": STORE_VERSION}).encode() + b"\n")
             return
         with os.fdopen(fd, "rb") as file:
             text = file.read(4096)
@@ -172,6 +186,7 @@ class Base:
         """Remove what runs that were cut off have left. The lock says that none of them is alive."""
         full = os.path.join(os.fsencode(self.path), path)
         with suppress(FileNotFoundError):
+            self.folders.fd(path)  # a planted link would lead the removal elsewhere
             for name in os.listdir(full):
                 remove_tree(os.path.join(full, name))
 
@@ -278,9 +293,10 @@ class Base:
     def close(self) -> None:
         """Remove the work folder and give the lock back. Idempotent."""
         if self._lock >= 0:
-            with suppress(OSError):
-                self._clean(b".data/tmp")
-                self._clean(b".data/trash")
+            if self._ours:
+                with suppress(OSError):
+                    self._clean(b".data/tmp")
+                    self._clean(b".data/trash")
             os.close(self._lock)
             self._lock = -1
         self.folders.clear()
@@ -296,8 +312,8 @@ def remove_tree(path: bytes) -> None:
             os.unlink(path)
         return
     if os.geteuid() != 0:
+        os.chmod(path, 0o700)
         for folder, names, _ in os.walk(path, followlinks=False):
-            os.chmod(folder, 0o700)
             for name in names:
                 inner = os.path.join(folder, name)
                 if not os.path.islink(inner):

@@ -69,10 +69,15 @@ def known(base: Base, fqrn: str, *, repair: bool) -> Known:
     intent = read_intent(base, fqrn)
     place = os.path.join(base.path, fqrn)
     tree = os.path.lexists(place)
+    if tree and not repair and (os.path.islink(place) or not os.path.isdir(place)):
+        raise DestinationError(
+            f"{place} is not a folder",
+            hint="choose another destination; or --repair removes it and puts the tree in its place",
+        )
     ours = (
         record is not None or intent is not None or base.read_file(folder + b"/record.json", RECORD_BYTES) is not None
     )
-    if tree and not ours and not repair and (os.path.islink(place) or not os.path.isdir(place) or os.listdir(place)):
+    if tree and not ours and not repair and os.listdir(place):
         raise DestinationError(
             f"{place} is there already, and no record says that an export made it",
             hint="choose another destination; or --repair takes it over and removes all that the spec does not select",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 from collections.abc import Iterator
@@ -99,10 +100,11 @@ class DiskComparer:
             return right and info.st_nlink == 1
         if not self._store.holds(name, (info.st_dev, info.st_ino)):
             return False
-        if not right:
+        if not (right and self._file_xattrs(node) in (None, self._held(node.xattrs))):
             # Somebody changed the stored file through this path: it is no longer what its name says.
             self._store.drop(name)
-        return right
+            return False
+        return True
 
     def _owned(self, info: os.stat_result, node: Node) -> bool:
         return not self._own or (info.st_uid, info.st_gid) == (node.uid, node.gid)
@@ -111,7 +113,7 @@ class DiskComparer:
         return info.st_mtime_ns == self._abilities.time(node.mtime_ns)
 
     def _held(self, xattrs: Xattrs) -> Xattrs:
-        return xattrs if self._abilities.xattrs else ()
+        return tuple(pair for pair in xattrs if pair[0].startswith(b"user.")) if self._abilities.xattrs else ()
 
     def _readlink(self, path: bytes) -> bytes:
         parent, _, name = (self._tree + path).rpartition(b"/")
@@ -120,17 +122,30 @@ class DiskComparer:
     def _xattrs(self, path: bytes) -> Xattrs:
         return read_xattrs(self._base.folders.fd(self._tree + path))
 
+    def _file_xattrs(self, node: Node) -> Xattrs | None:
+        """Attributes of a file; None if we may not read them, as those of our own files of mode 0000."""
+        parent, _, name = (self._tree + node.path).rpartition(b"/")
+        try:
+            return _user_xattrs(b"/proc/self/fd/%d/%s" % (self._base.folders.fd(parent), name))
+        except PermissionError:
+            return None
+
 
 def read_xattrs(fd: int) -> Xattrs:
     """``user.*`` attributes of what an O_PATH descriptor stands for; none where they are not supported."""
-    place = f"/proc/self/fd/{fd}"
-    found: list[tuple[bytes, bytes]] = []
     with suppress(OSError):
-        for name in os.listxattr(place):
-            raw = os.fsencode(name)
-            if raw.startswith(b"user."):
-                found.append((raw, os.getxattr(place, name)))
-    return tuple(sorted(found))
+        return _user_xattrs(b"/proc/self/fd/%d" % fd)
+    return ()
+
+
+def _user_xattrs(place: bytes) -> Xattrs:
+    try:
+        names = [os.fsencode(name) for name in os.listxattr(place)]
+    except OSError as exc:
+        if exc.errno in (errno.EOPNOTSUPP, errno.ENOSYS):
+            return ()
+        raise
+    return tuple(sorted((name, os.getxattr(place, name)) for name in names if name.startswith(b"user.")))
 
 
 class DiskWalk:

@@ -17,7 +17,7 @@ from shrinkwrap.cvmfs.manifest import parse_manifest
 from shrinkwrap.cvmfs.trust import KnownHead, check_fqrn
 from shrinkwrap.engine.batches import Batcher
 from shrinkwrap.engine.work import Failure, Item, Worker
-from shrinkwrap.errors import CorruptObject, MissingObject, NetworkError, ShrinkwrapError, UsageError
+from shrinkwrap.errors import CorruptObject, MissingObject, NetworkError, ShrinkwrapError, UsageError, WarningsAreErrors
 from shrinkwrap.fetch.source import open_source
 from shrinkwrap.fetch.types import Source
 from shrinkwrap.record.record import RECORD_BYTES, Goal, Record, SeenHead, key_ring
@@ -30,8 +30,10 @@ from shrinkwrap.spec.matcher import Matcher
 from shrinkwrap.tree.base import Base, explain
 from shrinkwrap.tree.before import Before, before, decode, known, namer, nothing_new
 from shrinkwrap.tree.intents import begin, drop_doubtful, end
+from shrinkwrap.tree.lines import LineCounts
+from shrinkwrap.tree.place import Check
 from shrinkwrap.tree.probe import probe
-from shrinkwrap.tree.request import ExportRequest, ExportResult, Hooks
+from shrinkwrap.tree.request import FORESEEN, ExportRequest, ExportResult, Hooks
 from shrinkwrap.tree.sink import Store, TreeSink, join, mode_of
 from shrinkwrap.tree.update import Update
 
@@ -53,6 +55,8 @@ def export(request: ExportRequest, hooks: Hooks | None = None) -> ExportResult:
     if request.keep_suid and os.geteuid() != 0:
         raise UsageError("--keep-suid needs root: other users can give no file to its owner", hint="leave it out")
     request.pin.check()
+    # What is wrong with the configuration is said before anything is made.
+    open_source(request.source).close()
     with ExitStack() as stack:
         try:
             base = Base(request.dest, wait=request.wait)
@@ -96,7 +100,12 @@ class _Run:
         goal = self._goal(revision, link_mode)
         result.root_hash, result.revision = goal.root_hash, revision.revision
         result.timestamp, result.tag = revision.timestamp, revision.tag
-        if not request.repair and there.record is not None and nothing_new(there, goal, request.variables):
+        if (
+            not request.repair
+            and there.record is not None
+            and nothing_new(there, goal, request.variables)
+            and not (request.strict and self._had_warnings(there.record))
+        ):
             result.reason = "unchanged"
             result.counts = dict(there.record.counts)
             return result
@@ -107,8 +116,11 @@ class _Run:
         matcher = Matcher(request.spec)
         result.counts["catalogs"], entries = bring_catalogs(catalogs, goal.root, matcher)
         self.hooks.expect(entries)
+        if request.strict:
+            self._be_strict(catalogs, goal, matcher)
         drop_doubtful(base, self.notice)
-        store = TreeSink(base.path, base.tmp, link_mode, self.own, abilities.reflinks).open()
+        check = Check(abilities, self.own, goal.view.share_mtime) if request.repair else None
+        store = TreeSink(base.path, base.tmp, link_mode, self.own, abilities.reflinks, check).open()
         self.stack.callback(store.close)
         old = before(
             base,
@@ -122,8 +134,11 @@ class _Run:
             notice=self.notice,
         )
         begin(base, self.fqrn, goal)
-        walk = Walk(catalogs, goal.root, matcher, notice=self.notice)
+        lines = LineCounts(request.spec)
+        walk = Walk(catalogs, goal.root, matcher, notice=self.notice, count=lines)
         self._pour(old, walk, goal, Worker(source, store, self.hooks.objects), store)
+        lines.report_to(result.report, catalogs, goal.root)
+        result.lines = lines.to_json()
 
         self.hooks.phase("sync")
         base.sync()
@@ -184,6 +199,35 @@ class _Run:
         )
         root_hash = str(revision.root_hash)
         return Goal(self.fqrn, root_hash, revision.root.size, spec.text, spec.sha256, spec.rules, view, link_mode)
+
+    # -- --strict ----------------------------------------------------------------------------------------------------
+
+    def _had_warnings(self, record: Record) -> bool:
+        """Whether the export that is there, and is what is wanted, was made with warnings."""
+        return bool(self.request.spec.warnings) or any(record.counts.get(what) for what in FORESEEN)
+
+    def _be_strict(self, catalogs: CatalogStore, goal: Goal, matcher: Matcher) -> None:
+        """Walk once before anything is touched.
+
+        Raises:
+            WarningsAreErrors: there is something to warn of.
+        """
+        spec = self.request.spec
+        seen = ExportResult(self.fqrn, self.base.path)
+        lines = LineCounts(spec)
+        view = View(goal.view, self.request.variables, seen.report)
+        for _ in _nodes(Walk(catalogs, goal.root, matcher, notice=seen.notices.append, count=lines), view):
+            continue
+        lines.report_to(seen.report, catalogs, goal.root)
+        warnings = [*spec.warnings, *seen.warnings()]
+        if warnings:
+            named = warnings[:_NAMED_FAILURES]
+            number = len(warnings)
+            raise WarningsAreErrors(
+                f"{number} warning{'s' if number != 1 else ''}: {'; '.join(named)}"
+                + ("; …" if number > len(named) else ""),
+                hint="nothing was touched; correct the specification, or leave out --strict",
+            )
 
     # -- the tree ----------------------------------------------------------------------------------------------------
 

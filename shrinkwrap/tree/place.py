@@ -5,11 +5,13 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
+import stat
 from contextlib import suppress
+from dataclasses import dataclass
 from typing import Final, NamedTuple
 
 from shrinkwrap.snapshot.view import Xattrs
-from shrinkwrap.tree.probe import FICLONE
+from shrinkwrap.tree.probe import FICLONE, Abilities
 
 HARDLINK: Final = "hardlink"
 REFLINK: Final = "reflink"
@@ -31,6 +33,30 @@ class Meta(NamedTuple):
     gid: int
     mtime_ns: int
     xattrs: Xattrs
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """Tells whether a stored file still has the metadata that its name stands for: --repair believes no name.
+
+    Attributes:
+        abilities: of the destination.
+        own: owners are ours to set (root).
+        share_mtime: mtimes of files mean nothing.
+    """
+
+    abilities: Abilities
+    own: bool
+    share_mtime: bool
+
+    def fits(self, info: os.stat_result, meta: Meta, size: int) -> bool:
+        return (
+            stat.S_ISREG(info.st_mode)
+            and stat.S_IMODE(info.st_mode) == meta.mode
+            and info.st_size == size
+            and (not self.own or (info.st_uid, info.st_gid) == (meta.uid, meta.gid))
+            and (self.share_mtime or info.st_mtime_ns == self.abilities.time(meta.mtime_ns))
+        )
 
 
 class Counts(dict[str, int]):

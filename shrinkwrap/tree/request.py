@@ -35,6 +35,7 @@ class ExportRequest:
         repair: believe the disk instead of the record.
         wait: wait for another run to end.
         blacklist: of this site.
+        strict: refuse to touch anything if there is something to warn of.
     """
 
     source: SourceConfig
@@ -51,6 +52,7 @@ class ExportRequest:
     repair: bool = False
     wait: bool = False
     blacklist: Blacklist = field(default_factory=Blacklist)
+    strict: bool = False
 
 
 @dataclass(slots=True)
@@ -76,6 +78,8 @@ class Hooks:
 
 #: Reports that people are warned of, with the words for it.
 WARNINGS: Mapping[str, str] = {
+    "line_without_match": "lines of the specification match nothing",
+    "directory_without_star": "directories are named without /* and come out empty, though they are not",
     "special_file": "special files (fifo, socket, device) left out",
     "empty_link_target": "symbolic links whose target is empty left out",
     "unset_variable": "link targets use variables that are not set",
@@ -85,6 +89,8 @@ WARNINGS: Mapping[str, str] = {
     "link_too_long": "symbolic links left out, because the file system does not hold their targets",
     "link_fallback": "files copied, because a hard link was refused",
 }
+#: Those that a look at the catalogs foresees: what ``strict`` refuses.
+FORESEEN: frozenset[str] = frozenset(WARNINGS) - {"xattr_lost", "link_too_long", "link_fallback"}
 
 
 @dataclass(slots=True)
@@ -106,6 +112,8 @@ class ExportResult:
     report: Report = field(default_factory=Report)
     notices: list[str] = field(default_factory=list)
     abilities: str = ""
+    #: What each line of the specification matched; empty if nothing was new.
+    lines: list[dict[str, Any]] = field(default_factory=list)
 
     def warnings(self) -> list[str]:
         """All that people should know, a line each: notices, then what was left out or changed, with examples."""
@@ -133,6 +141,7 @@ class ExportResult:
             "tag": self.tag,
             "counts": dict(sorted(self.counts.items())),
             "bytes": self.bytes,
+            "lines": self.lines,
             "left_out": dict(sorted(self.report.counts.items())),
             "variables": {
                 name.decode("utf-8", "backslashreplace"): None

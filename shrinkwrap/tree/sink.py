@@ -15,6 +15,7 @@ from shrinkwrap.tree.place import (
     HARDLINK,
     REFLINK,
     UNLINKABLE,
+    Check,
     Counts,
     Meta,
     copy_content,
@@ -55,6 +56,7 @@ class TreeSink:
         link_mode: ``hardlink``, ``reflink`` or ``copy``.
         own: set owners (root).
         reflinks: the file system can share blocks.
+        check: look at stored files before they are used (--repair); None: believe their names.
     """
 
     path: str
@@ -62,6 +64,7 @@ class TreeSink:
     link_mode: str
     own: bool
     reflinks: bool
+    check: Check | None = None
 
     def open(self) -> Store:
         return Store(self)
@@ -109,6 +112,7 @@ class Store:
     def resolve(self, item: Item) -> bool:
         """Link the object to its paths if it is there, or make it from a sibling that differs in metadata only."""
         wanted: Wanted = item.payload
+        self._drop_changed(item)
         if not wanted.targets:
             if self.exists(item.name):
                 return True
@@ -120,7 +124,8 @@ class Store:
                     raise  # a folder of the tree is gone, not the object
             else:
                 return True
-        sibling = self._sibling(item)
+        # What another name's metadata should be is not known here, so that nobody could tell whether it was changed.
+        sibling = None if self._sink.check is not None else self._sibling(item)
         if sibling is None:
             return False
         self._derive(item, sibling)
@@ -198,6 +203,19 @@ class Store:
         self._names.pop(shard, None)
         self._overflow.pop(name, None)
 
+    def _drop_changed(self, item: Item) -> None:
+        """Take an object out of the store that somebody changed through one of its paths, if that is to be seen."""
+        check = self._sink.check
+        number = 0
+        while check is not None and number < MAX_OVERFLOW:
+            info = self.stat(f"{item.name}~{number}" if number else item.name)
+            if info is None:
+                return
+            if not check.fits(info, item.payload.meta, item.content.size):
+                self.drop(item.name)
+                return
+            number += 1
+
     def _shard(self, shard: str, *, make: bool) -> int:
         fd = self._shards.get(shard, -1)
         if fd < 0:
@@ -250,7 +268,10 @@ class Store:
     def _copy(self, name: str, meta: Meta) -> bytes:
         """A copy of a stored file under a temporary name, with metadata of its own."""
         shard, _, rest = name.partition("/")
-        source = self._open_stored(rest, self._shard(shard, make=False))
+        folder = self._shard(shard, make=False)
+        if folder < 0:
+            raise FileNotFoundError(errno.ENOENT, "not in the store", name)
+        source = self._open_stored(rest, folder)
         try:
             temporary = self._temporary()
             target = os.open(temporary, _CREATE, 0o600, dir_fd=self._tmp)
@@ -338,7 +359,7 @@ class Store:
                     number += 1
                     self._overflow[stored] = number
                     continue
-                if exc.errno == errno.ENOENT and number:
+                if exc.errno == errno.ENOENT and number and not self.exists(overflowed):
                     self._overflow_file(stored, meta, number)
                     continue
                 if exc.errno in UNLINKABLE:

@@ -54,9 +54,16 @@ class Key:
 
     def sign_block(self, block: bytes) -> bytes:
         """The private-key operation on a whole block, whatever it holds."""
-        numbers = self.private.private_numbers()
-        value = pow(int.from_bytes(block, "big"), numbers.d, numbers.public_numbers.n)
+        numbers = self._numbers
+        # By the Chinese remainder theorem: a quarter of the work.
+        number = int.from_bytes(block, "big") % numbers.public_numbers.n
+        one, two = pow(number, numbers.dmp1, numbers.p), pow(number, numbers.dmq1, numbers.q)
+        value = two + (one - two) * numbers.iqmp % numbers.p * numbers.q
         return value.to_bytes(self.rsa.size, "big")
+
+    @functools.cached_property
+    def _numbers(self) -> rsa.RSAPrivateNumbers:
+        return self.private.private_numbers()
 
     def sign_padded(self, payload: bytes) -> bytes:
         return self.sign_block(b"\x00\x01" + b"\xff" * (self.rsa.size - 3 - len(payload)) + b"\x00" + payload)

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import pytest
 from fetch import server as web
-from fetch.bodies import GOOD, PATH, URL, body_of, drain, fetch_one, wanted
+from fetch.bodies import GOOD, PATH, URL, Checked, body_of, drain, fetch_one, wanted
 from fetch.conftest import Opener
 from fetch.server import Exchange, Server, dead_url
 

@@ -324,6 +324,16 @@ def test_when_all_proxies_have_failed_the_host_is_to_blame_and_they_are_all_used
     assert trip.route.url == B
     assert machine.current.url == B
     assert machine.current.proxy == P
+    assert go_on(machine, Trip(machine.current), Failure.PROXY) == 0.0
+    assert (machine.current.url, machine.current.proxy) == (B, Q)
+
+
+def test_a_proxy_is_not_blamed_by_those_who_come_late_from_a_host_that_was_left() -> None:
+    machine = mirrors(A, B, proxies="p:3128;q:3128")
+    late = Trip(machine.current)
+    go_on(machine, Trip(machine.current), Failure.HOST)
+    go_on(machine, late, Failure.TRANSFER)
+    assert (machine.current.url, machine.current.proxy) == (B, P)
 
 
 @settings(deadline=None, max_examples=60)

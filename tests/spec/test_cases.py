@@ -16,7 +16,7 @@ PAGE = Path(__file__).parents[2] / "docs" / "spec-files.md"
 
 def documented_cases() -> list[tuple[str, list[bytes], list[bytes], list[bytes]]]:
     section = PAGE.read_text(encoding="utf-8").split("## Cases", 1)[1]
-    cases = []
+    cases: list[tuple[str, list[bytes], list[bytes], list[bytes]]] = []
     for row in section.splitlines():
         if not row.startswith("| any ") and not re.match(r"\| 2\.1[24] ", row):
             continue

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import example, given, settings
+from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
+from pathspec import GitIgnoreSpec
 from spec.selecting import wild
 
 from shrinkwrap.spec.glob import ANY_DEPTH, Glob, read_component
@@ -63,6 +64,8 @@ def test_two_stars_alone_stand_for_any_depth() -> None:
         (b"[z-a]", "the range z-a runs backwards", b"[z-a]"),
         (b"[[:alpha:]]", "named character classes are not known", b"[[:alpha:]]"),
         (b"*[", "a [ without its ]", b"x["),
+        (b"a[b*", "a [ without its ]", b"a[bc"),
+        (b"[z-a]*[bc]", "the range z-a runs backwards", b"[z-a]xb"),
     ],
 )
 def test_a_malformed_bracket_stands_for_itself_and_is_complained_about(
@@ -71,6 +74,13 @@ def test_a_malformed_bracket_stands_for_itself_and_is_complained_about(
     part, found = read_component(glob)
     assert found == complaint
     assert part == name if isinstance(part, bytes) else isinstance(part, Glob) and part.match(name)
+
+
+def test_very_many_brackets_are_read_once() -> None:
+    """Looking for the end of each anew would take some 10**10 steps."""
+    for end, wrong in ((b"", "a [ without its ]"), (b"z-a]", "the range z-a runs backwards")):
+        name = b"[" * 100_000 + end
+        assert read_component(name) == (name, wrong)
 
 
 def test_the_program_named_bracket_is_no_slip() -> None:
@@ -97,3 +107,11 @@ def test_a_name_cannot_make_many_stars_expensive(mark: bytes) -> None:
     assert isinstance(part, Glob)
     assert not part.match(b"a" * 255)
     assert part.match(b"a" * 254 + b"z")
+
+
+@settings(max_examples=300)
+@given(pattern=st.text("ab*?", min_size=1, max_size=8), name=st.text("abc", min_size=1, max_size=10))
+def test_a_glob_matches_what_gitignore_would_in_one_component(pattern: str, name: str) -> None:
+    assume("**" not in pattern)  # of another meaning there
+    judge = GitIgnoreSpec.from_lines([f"/{pattern}"])
+    assert matches(pattern.encode(), name.encode()) == judge.match_file(name)

@@ -23,6 +23,7 @@ last. :class:`Blob` is a value that is stored as a BLOB where the column is text
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import os
 import shutil
@@ -32,10 +33,10 @@ import struct
 import tempfile
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from cvmfs import signing
 
@@ -91,6 +92,10 @@ def path_key(path: bytes) -> tuple[int, int]:
     return one, two
 
 
+def _is_dir(mode: Any) -> bool:
+    return isinstance(mode, int) and mode & 0o170000 == stat.S_IFDIR
+
+
 class Storage:
     """The objects of a repository, in the layout that a server has."""
 
@@ -141,6 +146,15 @@ def columns_of(schema: str, revision: int) -> dict[str, str]:
     if revision >= 7:
         columns["mtimens"] = "INTEGER"
     return columns
+
+
+class _Mount(NamedTuple):
+    path: bytes
+    child: CatalogBuilder
+    bind: bool
+    entry: bool
+    registered: Mapping[str, Any]
+    columns: Mapping[str, Any]
 
 
 class CatalogBuilder:
@@ -194,7 +208,7 @@ class CatalogBuilder:
             self.properties["root_prefix"] = self.prefix
         self.counters: dict[str, Any] = {}
         self.sql: list[str] = []
-        self.children: list[tuple[bytes, CatalogBuilder, bool, dict[str, Any]]] = []
+        self.children: list[_Mount] = []
         self.sub: dict[str, int] = {}
         self.digest: Digest | None = None
         self.size = 0
@@ -310,49 +324,60 @@ class CatalogBuilder:
         """One more row: a copy of that of ``like`` with other columns."""
         self.raw_rows.append({**self.rows[like], **columns})
 
-    def nest(self, child: CatalogBuilder, at: bytes | None = None, *, bind: bool = False, **wrong: Any) -> None:
+    def nest(
+        self,
+        child: CatalogBuilder,
+        at: bytes | None = None,
+        *,
+        bind: bool = False,
+        entry: bool = True,
+        registered: Mapping[str, Any] | None = None,
+        **columns: Any,
+    ) -> None:
         """Mount a catalog, at its own mount unless ``at`` says where.
 
         Args:
             bind: as a bind mount; ``at`` must be given.
-            wrong: ``digest`` (text), ``size`` or ``path`` of the registration; ``entry=False``: no entry for the
-                mount point; other names are columns of that entry.
+            entry: there is an entry for the mount point, like the child's root but for ``columns``.
+            registered: other values for ``path``, ``sha1`` and ``size`` of the registration.
         """
         mount = child.mount if at is None else at
-        self.children.append((mount, child, bind, wrong))
+        self.children.append(_Mount(mount, child, bind, entry, registered or {}, columns))
 
     # -- writing -----------------------------------------------------------------------------------------------------
 
     def write(self) -> Digest:
         """Write this catalog and all below it into the storage; its hash."""
-        for mount, child, bind, wrong in self.children:
-            self._mount(mount, child, bind, dict(wrong))
-        self.children = []
-        with tempfile.TemporaryDirectory() as scratch:
-            file = Path(scratch) / "catalog"
-            self.database(file)
-            data = file.read_bytes()
+        self.mount_all()
+        data = self.database()
         self.size = len(data)
         self.digest = self.publisher.storage.put(data, "C", algorithm=self.algorithm)
         return self.digest
+
+    def mount_all(self) -> None:
+        """Write what was mounted with :meth:`nest`, and make the rows for it."""
+        for mount in self.children:
+            self._mount(mount)
+        self.children = []
 
     def ref(self, mount: bytes | None = None, bind: bool = False) -> NestedRef:
         """How a reader refers to it; written if it has not been."""
         digest = self.digest or self.write()
         return NestedRef(self.mount if mount is None else mount, digest, self.size, bind)
 
-    def _mount(self, mount: bytes, child: CatalogBuilder, bind: bool, wrong: dict[str, Any]) -> None:
+    def _mount(self, mount: _Mount) -> None:
+        child, bind = mount.child, mount.bind
         digest = str(child.digest or child.write())
-        registration = (wrong.pop("path", mount), wrong.pop("digest", digest), wrong.pop("size", child.size))
-        (self.bind_rows if bind else self.nested_rows).append(registration)
-        if wrong.pop("entry", True):
+        registered = {"path": mount.path, "sha1": digest, "size": child.size, **mount.registered}
+        (self.bind_rows if bind else self.nested_rows).append(tuple(registered.values()))
+        if mount.entry:
             copied = {name: value for name, value in child.rows[child.mount].items() if not name.startswith("md5")}
             for name in ("parent_1", "parent_2", "name"):
                 del copied[name]
             if copied["hardlinks"] is None:
                 copied["hardlinks"] = child.links(child.mount)
             copied["flags"] = DIR | (BIND if bind else NESTED)
-            self.dir(mount, **{**copied, **wrong})
+            self.dir(mount.path, **{**copied, **mount.columns})
         if not bind:
             for name, value in child.own_counters().items():
                 self.sub[name] = self.sub.get(name, 0) + value + child.sub.get(name, 0)
@@ -361,9 +386,8 @@ class CatalogBuilder:
         """Link count of a directory: two, and one for each directory in it."""
         inside = path + b"/"
         return 2 + sum(
-            stat.S_ISDIR(row["mode"]) and other.startswith(inside) and b"/" not in other[len(inside) :]
+            _is_dir(row["mode"]) and other.startswith(inside) and b"/" not in other[len(inside) :]
             for other, row in self.rows.items()
-            if isinstance(row["mode"], int)
         )
 
     def own_counters(self) -> dict[str, int]:
@@ -373,7 +397,7 @@ class CatalogBuilder:
         for row in self.rows.values():
             if not all(isinstance(row[name], int) for name in ("mode", "size", "flags")):
                 continue
-            kind = kinds.get(stat.S_IFMT(row["mode"]), "special")
+            kind = kinds.get(row["mode"] & 0o170000, "special")
             count[kind] += 1
             count["xattr"] += row["xattr"] is not None
             if kind == "regular":
@@ -390,16 +414,14 @@ class CatalogBuilder:
         count["nested"] = len(self.nested_rows)
         return count
 
-    def database(self, file: Path) -> None:
-        """Write the SQLite file."""
-        db = sqlite3.connect(file)
-        try:
+    def database(self) -> bytes:
+        """The SQLite file."""
+        with closing(sqlite3.connect(":memory:")) as db:
             self._fill(db)
             for statement in self.sql:
                 db.execute(statement)
             db.commit()
-        finally:
-            db.close()
+            return db.serialize()
 
     def _fill(self, db: sqlite3.Connection) -> None:
         modern = float(self.schema) >= 2
@@ -407,8 +429,8 @@ class CatalogBuilder:
         rows = []
         for path, row in self.rows.items():
             links = row["hardlinks"]
-            if links is None and isinstance(row["mode"], int):
-                links = self.links(path) if stat.S_ISDIR(row["mode"]) else 1
+            if links is None:
+                links = self.links(path) if _is_dir(row["mode"]) else 1
             rows.append({**row, "hardlinks": links})
         rows += [{**row, "hardlinks": 1 if row["hardlinks"] is None else row["hardlinks"]} for row in self.raw_rows]
         self._table(db, "catalog", columns, "md5path_1, md5path_2", rows)
@@ -465,6 +487,12 @@ class CatalogBuilder:
             db.execute(f"INSERT INTO {table} ({', '.join(used)}) VALUES ({', '.join(marks)})", plain)
 
 
+@functools.cache
+def _usual_whitelist(fqrn: str, algorithm: int) -> bytes:
+    """Signing takes more time than all else that a small repository does."""
+    return signing.whitelist(fqrn=fqrn, algorithm=algorithm)
+
+
 @dataclass(frozen=True)
 class Published:
     """A publication: what its manifest says."""
@@ -504,6 +532,33 @@ class Publisher:
     def catalog(self, mount: bytes = b"", **options: Any) -> CatalogBuilder:
         """An empty catalog; the options are those of :class:`CatalogBuilder`."""
         return CatalogBuilder(self, mount, **{"algorithm": self.algorithm, **options})
+
+    def tree(self, paths: Iterable[bytes], mounts: Iterable[bytes] = (), *, store: bool = True) -> CatalogBuilder:
+        """The root catalog of a whole tree; what is in a file is its path.
+
+        Args:
+            paths: files; those that end in ``/`` are directories.
+            mounts: directories that have a catalog of their own.
+            store: put the files into the storage.
+        """
+        catalogs = {b"": self.catalog()}
+
+        def owner(path: bytes) -> CatalogBuilder:
+            while path not in catalogs:
+                path = path.rpartition(b"/")[0]
+            return catalogs[path]
+
+        for mount in sorted(mounts):
+            child = self.catalog(mount)
+            owner(mount).nest(child)
+            catalogs[mount] = child
+        for path in paths:
+            if path.endswith(b"/"):
+                if path[:-1] not in catalogs:
+                    owner(path[:-1]).dir(path[:-1])
+            else:
+                owner(path).file(path, path, store=store)
+        return catalogs[b""]
 
     def serve_externally(self, path: bytes, data: bytes) -> None:
         file = os.fsencode(self.external) + path
@@ -552,7 +607,7 @@ class Publisher:
         options = {"algorithm": self.algorithm, **signing_options}
         manifest = signing.manifest({**fields, **(changes or {})}, **options)
         (self.folder / ".cvmfspublished").write_bytes(manifest)
-        self.write_whitelist()
+        self._write_usual_whitelist()
         if alternative:
             for moved, suffix in ((digest, "C"), (certificate, "X")):
                 shutil.move(self.storage.path(moved, suffix), self.folder / f".cvmfsalt-{moved}{suffix}")
@@ -563,28 +618,24 @@ class Publisher:
         text = signing.whitelist(**{"fqrn": self.fqrn, "algorithm": self.algorithm, **options})
         (self.folder / ".cvmfswhitelist").write_bytes(text)
 
+    def _write_usual_whitelist(self) -> None:
+        (self.folder / ".cvmfswhitelist").write_bytes(_usual_whitelist(self.fqrn, self.algorithm))
+
     def write_history(self) -> Digest:
         """Store the tag database as it is now (schema 1.0, revision 3)."""
-        with tempfile.TemporaryDirectory() as scratch:
-            file = Path(scratch) / "history"
-            db = sqlite3.connect(file)
-            try:
-                db.execute(
-                    "CREATE TABLE tags (name TEXT, hash TEXT, revision INTEGER, timestamp INTEGER, channel INTEGER,"
-                    " description TEXT, size INTEGER, branch TEXT, PRIMARY KEY (name))"
-                )
-                db.execute("CREATE TABLE branches (branch TEXT, parent TEXT, initial_revision INTEGER)")
-                db.execute("CREATE TABLE recycle_bin (hash TEXT, flags INTEGER, PRIMARY KEY (hash))")
-                db.execute("CREATE TABLE properties (key TEXT, value TEXT, PRIMARY KEY (key))")
-                db.executemany(
-                    "INSERT INTO properties VALUES (?, ?)",
-                    [("schema", "1.0"), ("schema_revision", "3"), ("fqrn", self.fqrn)],
-                )
-                db.executemany("INSERT INTO tags VALUES (?, ?, ?, ?, 0, ?, ?, ?)", self.tags)
-                db.commit()
-            finally:
-                db.close()
-            return self.storage.put(file.read_bytes(), "H", algorithm=self.algorithm)
+        with closing(sqlite3.connect(":memory:")) as db:
+            db.execute(
+                "CREATE TABLE tags (name TEXT, hash TEXT, revision INTEGER, timestamp INTEGER, channel INTEGER,"
+                " description TEXT, size INTEGER, branch TEXT, PRIMARY KEY (name))"
+            )
+            db.execute("CREATE TABLE branches (branch TEXT, parent TEXT, initial_revision INTEGER)")
+            db.execute("CREATE TABLE recycle_bin (hash TEXT, flags INTEGER, PRIMARY KEY (hash))")
+            db.execute("CREATE TABLE properties (key TEXT, value TEXT, PRIMARY KEY (key))")
+            properties = [("schema", "1.0"), ("schema_revision", "3"), ("fqrn", self.fqrn)]
+            db.executemany("INSERT INTO properties VALUES (?, ?)", properties)
+            db.executemany("INSERT INTO tags VALUES (?, ?, ?, ?, 0, ?, ?, ?)", self.tags)
+            db.commit()
+            return self.storage.put(db.serialize(), "H", algorithm=self.algorithm)
 
     # -- reading it again --------------------------------------------------------------------------------------------
 
