@@ -8,8 +8,7 @@ from typing import Any
 import typer
 
 from shrinkwrap.cli import options as opt
-from shrinkwrap.cli.output import clean, print_json
-from shrinkwrap.cli.progress import size
+from shrinkwrap.cli.output import clean, print_json, size
 from shrinkwrap.cli.reading import Cache, Reading
 
 _EXAMPLES = """\b
@@ -75,11 +74,15 @@ def info(
 def _totals(statistics: dict[str, int]) -> dict[str, int]:
     """Counters of the whole repository: the root catalog's own plus those below (FORMAT.md §6.10)."""
     names = ("regular", "dir", "symlink", "special", "nested", "chunked", "external", "file_size")
-    return {
+    totals = {
         name: statistics.get(f"self_{name}", 0) + statistics.get(f"subtree_{name}", 0)
         for name in names
         if f"self_{name}" in statistics
     }
+    if "dir" in totals:
+        # Mount points are counted in both of their catalogs.
+        totals["dir"] = max(0, totals["dir"] - totals.get("nested", 0))
+    return totals
 
 
 def utc(seconds: int) -> str:

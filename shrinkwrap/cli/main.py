@@ -92,8 +92,7 @@ def run() -> None:
         signal.signal(signal.SIGTERM, _stop)
         code = _run(words or ["--help"])
     except (_ReaderGoneError, BrokenPipeError):
-        # Nothing more to say, and nobody to say it to; Python would complain when it closes the pipe.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        _give_up_output()  # nothing more to say, and nobody to say it to
         code = 0
     except KeyboardInterrupt:
         code = output.fail(_interrupted())
@@ -116,12 +115,20 @@ def _run(words: list[str]) -> int:
         raise
     except OSError as exc:
         what = os.fsdecode(exc.filename) if isinstance(exc.filename, str | bytes) else "output"
-        return output.fail(DestinationError(f"{what}: {exc.strerror or exc}"))
+        code = output.fail(DestinationError(f"{what}: {exc.strerror or exc}"))
+        if what == "output":
+            _give_up_output()
+        return code
     except Exception as exc:  # noqa: BLE001 - exit code 1, Python's own, would mean something else
         traceback.print_exc()
         return output.fail(
             ShrinkwrapError(f"internal error: {type(exc).__name__}: {exc}", hint="please report it, with these lines")
         )
+
+
+def _give_up_output() -> None:
+    """What is still in buffers goes nowhere: Python would complain of it when it ends."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
 
 
 def _command_in(words: list[str]) -> str:

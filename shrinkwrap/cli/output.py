@@ -9,6 +9,8 @@ from typing import Any
 
 from shrinkwrap.errors import ShrinkwrapError, SpecError
 
+_UNITS = ("B", "kB", "MB", "GB", "TB", "PB")
+
 
 def clean(text: str) -> str:
     """Text for a terminal on one line: whatever a terminal would act on becomes an escape sequence in letters."""
@@ -52,3 +54,12 @@ def fail(error: ShrinkwrapError) -> int:
         with suppress(OSError):
             print_json(value)
     return error.exit_code
+
+
+def size(number: float) -> str:
+    """Bytes for people, in powers of 1000."""
+    for unit in _UNITS:
+        if number < 1000 or unit == _UNITS[-1]:
+            return f"{number:.0f} {unit}" if unit == "B" else f"{number:.1f} {unit}"
+        number /= 1000
+    raise AssertionError

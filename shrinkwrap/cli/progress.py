@@ -7,22 +7,12 @@ import time
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
-from shrinkwrap.cli.output import clean, say
-from shrinkwrap.tree.request import ExportResult, Hooks
+from shrinkwrap.cli.output import clean, say, size
 
 if TYPE_CHECKING:
     from rich.progress import Progress as Bars
 
-_UNITS = ("B", "kB", "MB", "GB", "TB", "PB")
-
-
-def size(number: float) -> str:
-    """Bytes for people, in powers of 1000."""
-    for unit in _UNITS:
-        if number < 1000 or unit == _UNITS[-1]:
-            return f"{number:.0f} {unit}" if unit == "B" else f"{number:.1f} {unit}"
-        number /= 1000
-    raise AssertionError
+    from shrinkwrap.tree.request import ExportResult
 
 
 class Progress:
@@ -34,6 +24,8 @@ class Progress:
     """
 
     def __init__(self, *, period: float, quiet: bool) -> None:
+        from shrinkwrap.tree.request import Hooks
+
         self._period = period
         self._quiet = quiet
         self._start = self._last = time.monotonic()

@@ -210,6 +210,11 @@ class _Run:
             return True
         if verb in (".", "source") and len(fields) == 2:
             return self._source(words[0].line, fields[1])
+        if "://" in verb or verb == "DIRECT":
+            self.notes.append(
+                f"line {command.line} of {self._file}: {ascii(verb)[:200]} stands there as a command: a list with"
+                " ';' or '|' needs quotes"
+            )
         return None
 
     def _source(self, line: int, name: str) -> bool | None:

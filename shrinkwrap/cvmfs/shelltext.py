@@ -247,36 +247,35 @@ class Parser:
         self._tokens = tokens
         self._at = 0
 
-    @property
-    def at_end(self) -> bool:
+    def _done(self) -> bool:
         return self._at >= len(self._tokens)
 
     def _peek(self) -> Token:
         return self._tokens[self._at]
 
     def _separators(self) -> None:
-        while not self.at_end and self._peek().operator in (";", "\n"):
+        while not self._done() and self._peek().operator in (";", "\n"):
             self._at += 1
 
     def _newlines(self) -> None:
-        while not self.at_end and self._peek().operator == "\n":
+        while not self._done() and self._peek().operator == "\n":
             self._at += 1
 
     def commands(self, *ends: str, depth: int = 0) -> list[Chain]:
         """Up to one of the words ``ends``, which is not consumed; without any: one chain."""
         chains: list[Chain] = []
         self._separators()
-        while not self.at_end and self._peek().bare not in ends:
+        while not self._done() and self._peek().bare not in ends:
             chains.append(self.chain(depth))
             self._separators()
-        if self.at_end:
+        if self._done():
             raise Unreadable(self._tokens[-1].line)
         return chains
 
     def next_chain(self) -> Chain | None:
         """The next top-level chain; None at the end."""
         self._separators()
-        return None if self.at_end else self.chain(0)
+        return None if self._done() else self.chain(0)
 
     def chain(self, depth: int) -> Chain:
         chain = Chain()
@@ -284,13 +283,13 @@ class Parser:
         while True:
             self._newlines()
             negated = False
-            while not self.at_end and self._peek().bare == "!":
+            while not self._done() and self._peek().bare == "!":
                 self._at += 1
                 negated = not negated
-            if self.at_end:
+            if self._done():
                 raise Unreadable(self._tokens[-1].line)
             chain.links.append((operator, negated, self._command(depth)))
-            if self.at_end or self._peek().operator not in ("&&", "||"):
+            if self._done() or self._peek().operator not in ("&&", "||"):
                 return chain
             operator = self._peek().operator
             self._at += 1
@@ -305,7 +304,7 @@ class Parser:
             raise Unreadable(token.line)
         simple = Simple(token.line, [])
         brackets = 0
-        while not self.at_end:
+        while not self._done():
             token = self._peek()
             if token.operator in (";", "\n", "&&", "||") and not brackets:
                 break
@@ -351,7 +350,7 @@ class Parser:
         line = self._peek().line
         names: list[str] = []
         ends: list[str] = []
-        while not self.at_end:
+        while not self._done():
             token = self._peek()
             self._at += 1
             if token.bare in _SKIPPED:

@@ -1,6 +1,6 @@
 """Bulk objects by libcurl: one thread, many transfers in flight, connections kept.
 
-A transfer costs about 30 µs of CPU, most of it in libcurl, which is why handles are made once and only what
+Most of a transfer's CPU time is spent in libcurl, which is why handles are made once and only what
 differs is set for each request, and why Python sees no headers unless a proxy or a span makes them matter.
 """
 
@@ -51,6 +51,9 @@ _TRANSFER_ERRORS: Final = {
     pycurl.E_SEND_ERROR: "the connection broke while sending",
 }
 
+#: How an attempt ends whose kept connection was closed by the other side in the meantime.
+_STALE: Final = frozenset({pycurl.E_SEND_ERROR, pycurl.E_RECV_ERROR, pycurl.E_GOT_NOTHING})
+
 #: Attempts of one request that may be cut off by pauses of our own without being counted.
 _MAX_EXCUSED: Final = 3
 #: Longest wait for the network before libcurl's own timers are looked after, in seconds.
@@ -90,6 +93,7 @@ class _Slot:
 
     __slots__ = (
         "curl",
+        "fresh",
         "intake",
         "mirrors",
         "no_cache",
@@ -109,10 +113,11 @@ class _Slot:
         self.intake = Intake()
         self.request = NO_REQUEST
         self.trip: Trip | None = None
-        #: How the handle is set now: the proxy, no-cache headers, a range.
+        #: How the handle is set now: the proxy, no-cache headers, a range, a connection of its own.
         self.proxy: str | None = None
         self.no_cache = False
         self.spans = False
+        self.fresh = False
         self.proxy_error = False
         curl.slot = self
         curl.setopt(pycurl.WRITEFUNCTION, self.intake.write)
@@ -274,8 +279,8 @@ class _Crew:
             return Outcome(request, exc, 0, "")
         return None
 
-    def _start(self, slot: _Slot) -> None:
-        """One attempt, by the route of the request's trip or by the one in use."""
+    def _start(self, slot: _Slot, *, fresh: bool = False) -> None:
+        """One attempt, by the route of the request's trip or by the one in use; ``fresh``: by a new connection."""
         request = slot.request
         trip = slot.trip
         curl = slot.curl
@@ -286,6 +291,9 @@ class _Crew:
         no_cache = trip is not None and trip.no_cache
         if route.proxy != slot.proxy or no_cache != slot.no_cache or request.span is not None or slot.spans:
             self._adjust(slot, route.proxy, no_cache)
+        if fresh != slot.fresh:
+            curl.setopt(pycurl.FRESH_CONNECT, int(fresh))
+            slot.fresh = fresh
         slot.intake.begin(request)
         self._network.stats.requests += 1
         self._multi.add_handle(curl)
@@ -393,6 +401,11 @@ class _Crew:
                 self._network.stats.retries += 1
                 self._start(slot)
                 return None
+        if code in _STALE and not slot.fresh and not intake.received and not slot.curl.getinfo(pycurl.NUM_CONNECTS):
+            # Kept connections that the other side has closed since: libcurl tries some of them and gives up.
+            self._network.stats.retries += 1
+            self._start(slot, fresh=True)
+            return None
         if code in _HOST_ERRORS:
             return self._judge(slot, Failure.HOST, _HOST_ERRORS[code])
         if code in _PROXY_ERRORS:

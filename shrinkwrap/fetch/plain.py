@@ -1,7 +1,7 @@
 """Bulk objects without libcurl: ``http.client`` and a few threads.
 
 Used where pycurl cannot be imported, or when the environment says ``SHRINKWRAP_FETCHER=http.client``. It
-behaves like :mod:`shrinkwrap.fetch.bulk` and costs about four times its CPU. What it lacks: HTTP/2, and https
+behaves like :mod:`shrinkwrap.fetch.bulk` and costs several times its CPU. What it lacks: HTTP/2, and https
 servers behind https proxies.
 
 The threads talk to servers only; bodies are written to, and all decisions are made, in the thread that

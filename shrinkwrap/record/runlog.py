@@ -281,23 +281,18 @@ def read_runs(folder: int, *, kept: int = KEPT) -> Iterator[dict[str, Any]]:
         OSError: a log cannot be read.
     """
     for name in [*(_old(number) for number in range(kept, 0, -1)), LOG]:
-        try:
-            fd = os.open(name, _READ, dir_fd=folder)
-        except OSError:
-            if _is_odd(name, folder) or not _exists(name, folder):
-                continue
-            raise
-        with os.fdopen(fd, "rb") as file:
-            if stat.S_ISREG(os.fstat(fd).st_mode):
-                yield from _runs(file)
+        if not _is_file(name, folder):
+            continue
+        # Not followed and not waited for, should it have become something else meanwhile.
+        with os.fdopen(os.open(name, _READ, dir_fd=folder), "rb") as file:
+            yield from _runs(file)
 
 
-def _exists(name: bytes, folder: int) -> bool:
+def _is_file(name: bytes, folder: int) -> bool:
     try:
-        os.stat(name, dir_fd=folder, follow_symlinks=False)
+        return stat.S_ISREG(os.stat(name, dir_fd=folder, follow_symlinks=False).st_mode)
     except FileNotFoundError:
         return False
-    return True
 
 
 def _runs(file: BinaryIO) -> Iterator[dict[str, Any]]:

@@ -73,10 +73,13 @@ class KeepFolder:
 
     def adopt(self, temporary: str, digest: Digest, suffix: str) -> None:
         path = self._path(digest, suffix)
+        shard = os.path.dirname(path)
+        if os.path.islink(shard):  # planted, to lead elsewhere
+            raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), shard)
         try:
             os.rename(temporary, path)
         except FileNotFoundError:
-            os.makedirs(os.path.dirname(path), exist_ok=True)
+            os.makedirs(shard, exist_ok=True)
             os.rename(temporary, path)
 
     def discard(self, temporary: str) -> None:

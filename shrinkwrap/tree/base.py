@@ -213,15 +213,15 @@ class Base:
     def replace_file(self, path: bytes, data: bytes, *, sync: bool = True) -> None:
         """Write a file so that a reader, and the disk after a power cut, has the whole old or the whole new one."""
         parent, _, name = path.rpartition(b"/")
-        folder = self.folders.fd(parent)
-        temporary = name + b".new"
+        # Made in the work folder, which the next run empties; only the store's own file is written before there is one.
+        work, temporary = (self.tmp, self.temporary()) if self._ours else (parent, name + b".new")
         with suppress(FileNotFoundError):
-            os.unlink(temporary, dir_fd=folder)
+            os.unlink(temporary, dir_fd=self.folders.fd(work))
         fd = os.open(
             temporary,
             os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC,
             0o644,
-            dir_fd=folder,
+            dir_fd=self.folders.fd(work),
         )
         try:
             view = memoryview(data)
@@ -231,7 +231,11 @@ class Base:
                 os.fsync(fd)
         finally:
             os.close(fd)
-        os.rename(temporary, name, src_dir_fd=folder, dst_dir_fd=folder)
+        source = os.dup(self.folders.fd(work))
+        try:
+            os.rename(temporary, name, src_dir_fd=source, dst_dir_fd=self.folders.fd(parent))
+        finally:
+            os.close(source)
         if sync:
             self.sync_folder(parent)
 

@@ -15,7 +15,8 @@ from support import golden
 from support.processes import dying_with_parent
 from support.servers import RepoServer
 
-from shrinkwrap.cli.progress import Progress, size
+from shrinkwrap.cli.output import size
+from shrinkwrap.cli.progress import Progress
 from shrinkwrap.tree.request import ExportResult
 
 FQRN = "small.cern.ch"

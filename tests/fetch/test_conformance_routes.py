@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import socket
+import struct
+
 import pytest
 from fetch import server as web
 from fetch.bodies import GOOD, PATH, URL, body_of, drain, fetch_one, wanted
 from fetch.conftest import Opener
-from fetch.server import Server, dead_url
+from fetch.server import Exchange, Server, dead_url
 
 from shrinkwrap.errors import CorruptObject, MissingObject, NetworkError
 from shrinkwrap.fetch.types import Request
@@ -186,3 +189,26 @@ def test_external_files_go_by_their_own_proxies(open_http: Opener, server: Serve
     assert all(outcome.error is None for outcome in outcomes.values())
     assert [exchange.target for exchange in server.seen] == ["/ext/f"]
     assert [exchange.target for exchange in second.seen] == ["http://origin.invalid" + URL]
+
+
+def test_kept_connections_that_the_other_side_has_given_up_cost_no_retry(open_http: Opener, server: Server) -> None:
+    """Some proxies promise to keep connections and close them all the same, just when the next request comes."""
+    served: set[int] = set()
+
+    def once(exchange: Exchange) -> None:
+        if id(exchange.sock) in served:
+            # The reset may come while the client sends, or while it waits for an answer.
+            exchange.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            exchange.keep = False
+            return
+        served.add(id(exchange.sock))
+        sockets.append(exchange.sock)  # so that no id comes twice
+        web.serve_file(exchange)
+
+    sockets: list[socket.socket] = []
+    server.default = once
+    server.files.update({f"/data/{n}": GOOD for n in range(60)})
+    source = open_http(server.url, transfers=16, max_retries=0)
+    for _ in range(3):
+        outcomes = drain(source, [wanted(f"data/{n}", GOOD) for n in range(60)])
+        assert [outcome.error for outcome in outcomes.values() if outcome.error is not None] == []

@@ -38,7 +38,7 @@ REVISIONS = (REV1, REV2, REV3)
 #: Everything that can become of a path between two revisions, in few paths.
 FOLDERS = (b"/special/swap", b"/special/meta", b"/special/hard")
 #: Of the calls that change the disk each is tried in long runs, else one of so many.
-EVERY = [pytest.param(23, id="some"), pytest.param(1, id="each", marks=pytest.mark.long)]
+EVERY = [pytest.param(37, id="some"), pytest.param(1, id="each", marks=pytest.mark.long)]
 
 
 def some(calls: int, every: int) -> range:
@@ -155,9 +155,9 @@ def test_an_update_killed_at_any_call_is_finished_by_the_next_whatever_that_want
 # ------------------------------------------------------------------------------------------------- random instants
 
 
-@pytest.mark.parametrize("kills", [pytest.param(24, id="some"), pytest.param(150, id="many", marks=pytest.mark.long)])
+@pytest.mark.parametrize("rounds", [pytest.param(12, id="some"), pytest.param(100, id="many", marks=pytest.mark.long)])
 def test_an_export_killed_at_random_instants_always_comes_to_its_tree_and_fetches_nothing_twice(
-    kills: int, cli: Forks, repo_server: RepoServer, tmp_path: Path
+    rounds: int, cli: Forks, repo_server: RepoServer, tmp_path: Path
 ) -> None:
     server = repo_server.with_files()
     source = ["--server", server.repo(REV1.fqrn), "--keep-suid", "--json"]
@@ -165,7 +165,7 @@ def test_an_export_killed_at_random_instants_always_comes_to_its_tree_and_fetche
     cli.run(*words(REV1, tmp_path / "quiet", *source, "--tag", "rev1", spec="slide")).ok()
     quiet = time.monotonic() - began
     base = tmp_path / "base"
-    for seed in range(SEED, SEED + kills):
+    for seed in range(SEED, SEED + rounds):
         chosen = random.Random(seed)
         if chosen.random() < 0.3 and base.exists():
             remove_tree(base)
