@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import base64
 import json
-import os
 import stat
 from collections.abc import Iterator
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -55,6 +53,8 @@ def ls(
     as_json: opt.Json = False,
 ) -> None:
     """List a path of a repository, from its signed catalogs alone."""
+    from shrinkwrap.record.listing import repository_row
+
     wanted = repository_path(path)
     pin = opt.make_pin(tag, revision, at, root_hash, unsigned)
     reading = Reading(repo, servers, storage, proxy, None, keys, blacklists, pin, cache)
@@ -62,7 +62,7 @@ def ls(
     with reading.snapshot() as (session, snapshot):
         for entry in _listed(session, snapshot.root, wanted, recursive, everything):
             if as_json:
-                print(json.dumps(record(entry, values)))
+                print(json.dumps(repository_row(entry, values)))
             else:
                 name = entry.path if recursive or entry.path == wanted else entry.name
                 print(_long(entry, name, values) if long else _shown(name))
@@ -97,62 +97,6 @@ def _listed(session: Session, root: NestedRef, path: bytes, recursive: bool, eve
     finally:
         for catalog, _ in stack:
             session.catalogs.release(catalog)
-
-
-def record(entry: Entry, variables: dict[bytes, bytes]) -> dict[str, Any]:
-    """An entry as one object of a listing: type, mode in octal, owner, time, size, link count, target, hash, xattrs."""
-    from shrinkwrap.cvmfs.digest import Digest
-    from shrinkwrap.cvmfs.entry import UNCOMPRESSED, kind_of
-    from shrinkwrap.cvmfs.variants import expand
-    from shrinkwrap.cvmfs.xattr import parse_xattrs
-
-    kind = kind_of(entry.mode)
-    seconds, nanoseconds = divmod(entry.mtime_ns, _NS)
-    target = expand(entry.target, variables) if kind == "symlink" else b""
-    out: dict[str, Any] = _text("path", entry.path or b"/")
-    out["type"] = kind
-    out["mode"] = f"{stat.S_IMODE(entry.mode):04o}"
-    out["uid"] = max(entry.uid, 0)
-    out["gid"] = max(entry.gid, 0)
-    out["mtime"] = seconds
-    out["mtime_ns"] = nanoseconds
-    out["size"] = len(target) if kind == "symlink" else entry.size if kind in ("file", "dir") else 0
-    out["nlink"] = entry.link_count
-    if kind in ("chardev", "blockdev"):
-        # The column holds the device number (FORMAT.md §6.5).
-        out["rdev"] = [os.major(entry.size), os.minor(entry.size)]
-    if kind == "symlink":
-        out.update(_text("target", target))
-        if target != entry.target:
-            out.update(_text("rawlink", entry.target))
-    if kind == "file":
-        if entry.hash is not None:
-            out["hash"] = str(Digest(entry.algorithm, entry.hash))
-        if len(entry.chunks) > 1:
-            out["chunks"] = len(entry.chunks)
-        out["compression"] = "none" if entry.compression == UNCOMPRESSED else "zlib"
-        if entry.is_external:
-            out["external"] = 1
-    attributes = parse_xattrs(entry.xattr)
-    if attributes:
-        out["xattrs"] = dict(_attribute(name, value) for name, value in attributes)
-    return out
-
-
-def _text(key: str, raw: bytes) -> dict[str, str]:
-    """Bytes as text where they are UTF-8, else escaped, with the true bytes beside."""
-    try:
-        return {key: raw.decode()}
-    except UnicodeDecodeError:
-        return {key: raw.decode("utf-8", "backslashreplace"), f"{key}_b64": base64.b64encode(raw).decode()}
-
-
-def _attribute(name: bytes, value: bytes) -> tuple[str, str]:
-    key = name.decode("utf-8", "backslashreplace")
-    try:
-        return key, value.decode()
-    except UnicodeDecodeError:
-        return f"{key}#b64", base64.b64encode(value).decode()
 
 
 def _shown(path: bytes) -> str:

@@ -33,10 +33,10 @@ from shrinkwrap.cvmfs.shelltext import (
 )
 
 #: Most commands that one file and what it includes may run; without loops only includes could reach it.
-_COMMANDS: Final = 100_000
+_COMMANDS: Final = 20_000
 #: Values longer than this are nobody's; doubling ones would fill the memory otherwise.
 _VALUE: Final = 64 * 1024
-#: Characters that all values together may have.
+#: Characters that all values and all included files together may have.
 _ROOM: Final = 16 * FILE_LIMIT
 
 #: Gives name and content of a file that is included (``. FILE``), None if it cannot be read.
@@ -224,6 +224,7 @@ class _Run:
                 f"line {line} of {self._file} includes {ascii(name)[:200]}, which cannot be read; ignored"
             )
             return None
+        self._spend(len(found[1]))
         self._depth += 1
         try:
             self.file(found[1], found[0], own=False)
@@ -246,11 +247,14 @@ class _Run:
                 self._set(name, value, word.line)
         return status
 
-    def _set(self, name: str, value: str, line: int) -> None:
-        self._room -= len(value)
+    def _spend(self, characters: int) -> None:
+        self._room -= characters
         if self._room < 0:
-            self.notes.append(f"{self._file}: more than {_ROOM} characters of values; the rest is ignored")
+            self.notes.append(f"{self._file}: more than {_ROOM} characters of values and files; the rest is ignored")
             raise _Return
+
+    def _set(self, name: str, value: str, line: int) -> None:
+        self._spend(len(value))
         self._values[name] = value
         self._unknown.discard(name)
         if self._own or name in self._names:

@@ -31,12 +31,12 @@ _UNSIGNED: Final = (1 << 64) - 1
 _BASE64: Final = "#b64"
 
 
-def entry_row(entry: Entry, target: bytes, *, links: bool = False) -> dict[str, Any]:
+def entry_row(entry: Entry, target: bytes, *, as_mounted: bool = False) -> dict[str, Any]:
     """An entry as one object of a listing, its keys in the order of the listing.
 
     ``path`` (the root is ``/``), ``type``, ``mode`` (octal, four digits or more), ``uid``, ``gid`` (0 where the
     catalog has none, FORMAT.md §6.3), ``mtime`` in seconds and ``mtime_ns`` below a second, ``size`` in bytes (of a
-    link: of its target), ``nlink`` if asked for, ``rdev`` of devices, ``target`` and, where variables made another
+    link: of its target), ``nlink`` as mounted, ``rdev`` of devices, ``target`` and, where variables made another
     one, ``rawlink``; of files ``hash``, ``chunks`` (if more than one), ``chunks_hash``, ``compression``,
     ``external``; ``xattrs``.
 
@@ -46,7 +46,7 @@ def entry_row(entry: Entry, target: bytes, *, links: bool = False) -> dict[str, 
 
     Args:
         target: of a link, expanded.
-        links: give the link count too.
+        as_mounted: what a mount shows too (``nlink``), and no more than that (no ``chunks_hash``).
 
     Raises:
         CatalogError: the flags of a file name no known hash algorithm or compression.
@@ -61,7 +61,7 @@ def entry_row(entry: Entry, target: bytes, *, links: bool = False) -> dict[str, 
     out["mtime"] = seconds
     out["mtime_ns"] = nanoseconds
     out["size"] = len(target) if kind == "symlink" else entry.size if kind in ("file", "dir") else 0
-    if links:
+    if as_mounted:
         out["nlink"] = entry.link_count
     if kind in ("chardev", "blockdev"):
         # The column holds the device number (FORMAT.md §6.5), which the catalog's type has a sign for.
@@ -71,24 +71,24 @@ def entry_row(entry: Entry, target: bytes, *, links: bool = False) -> dict[str, 
         if target != entry.target:
             out.update(text("rawlink", entry.target))
     if kind == "file":
-        out.update(_content(entry))
+        out.update(_content(entry, as_mounted))
     if entry.xattr is not None:
         out.update(_attributes(entry.xattr))
     return out
 
 
 def repository_row(entry: Entry, variables: Mapping[bytes, bytes]) -> dict[str, Any]:
-    """The same of an entry as it stands in the repository, with its link count. Raises CatalogError."""
-    return entry_row(entry, expand(entry.target, variables) if entry.is_link else b"", links=True)
+    """The same as a mount of the repository shows it, as far as catalogs know. Raises CatalogError."""
+    return entry_row(entry, expand(entry.target, variables) if entry.is_link else b"", as_mounted=True)
 
 
-def _content(entry: Entry) -> dict[str, Any]:
+def _content(entry: Entry, as_mounted: bool) -> dict[str, Any]:
     out: dict[str, Any] = {}
     if entry.hash is not None:
         out["hash"] = str(Digest(entry.algorithm, entry.hash))
     if len(entry.chunks) > 1:
         out["chunks"] = len(entry.chunks)
-    if entry.chunks:
+    if entry.chunks and not as_mounted:
         out["chunks_hash"] = str(content_of(entry).digest)
     out["compression"] = "none" if entry.compression == UNCOMPRESSED else "zlib"
     if entry.is_external:

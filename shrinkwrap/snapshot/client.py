@@ -356,7 +356,9 @@ def _keys(values: _Values, fqrn: str, root: str) -> tuple[str, ...]:
     if folder:
         return (folder,)
     base = os.path.join(root, FOLDER, "keys")
-    return tuple(one for one in (os.path.join(base, fqrn.partition(".")[2]).rstrip("/"), base) if _has_keys(one))
+    domain = fqrn.partition(".")[2]
+    folders = [os.path.join(base, domain), base] if domain else [base]
+    return tuple(one for one in folders if _has_keys(one))
 
 
 def _has_keys(folder: str) -> bool:

@@ -27,9 +27,11 @@ _SEQUENCE = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 
 @pytest.fixture
 def args(repos: Path, repo_server: RepoServer, scratch: Path) -> list[str]:
+    spec = scratch / "the.spec"
+    spec.write_text("/lcg/*\n/special/size/*\n")
     return [
         *("export", "-r", FQRN, "--server", repo_server.repo(FQRN), "--key", str(repos / "keys" / f"{FQRN}.pub")),
-        *("-t", str(golden.spec_file("full")), "-z", str(scratch / "base")),
+        *("-t", str(spec), "-z", str(scratch / "base")),
     ]
 
 

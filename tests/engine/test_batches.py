@@ -1,0 +1,138 @@
+"""Objects sorted into batches."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from shrinkwrap.cvmfs.digest import Digest
+from shrinkwrap.engine import batches as module
+from shrinkwrap.engine.batches import Batcher
+from shrinkwrap.engine.work import Item
+from shrinkwrap.snapshot.view import Content
+
+
+def item(name: str, size: int = 1, payload: Any = ()) -> Item:
+    return Item(name, name, Content(Digest(0, bytes(20)), "z", size, (), None), b"/p", payload)
+
+
+def join(one: Item, two: Item) -> Item:
+    return one._replace(payload=one.payload + two.payload)
+
+
+class Batches(list[list[Item]]):
+    """What was emitted, and the batcher that did it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.batcher = Batcher(self.append, join)
+
+    def names(self) -> list[list[str]]:
+        return [[one.name for one in batch] for batch in self]
+
+
+def shards(batch: list[Item]) -> set[str]:
+    return {one.name.partition("/")[0] for one in batch}
+
+
+names = st.builds(lambda shard, rest: f"{shard}/{rest}", st.sampled_from(["00", "0a", "ff"]), st.integers(0, 9))
+
+
+@given(
+    st.lists(st.tuples(names, st.integers(0, 12)), max_size=80),
+    st.integers(1, 6),
+    st.integers(1, 30),
+    st.integers(1, 9),
+)
+def test_every_object_goes_out_in_bounded_batches_of_one_shard_with_all_that_want_it(
+    wanted: list[tuple[str, int]], most_items: int, most_bytes: int, most_waiting: int
+) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module, "BATCH_ITEMS", most_items)
+        patch.setattr(module, "BATCH_BYTES", most_bytes)
+        patch.setattr(module, "WAITING_ITEMS", most_waiting)
+        out = Batches()
+        waiting: set[str] = set()
+        for number, (name, size) in enumerate(wanted):
+            before = len(out)
+            assert out.batcher.add(item(name, size, (number,))) == (name not in waiting)
+            waiting.add(name)
+            for batch in out[before:]:
+                assert len(shards(batch)) == 1
+                waiting -= {one.name for one in batch}
+            assert len(out) <= before + 1
+            assert len(waiting) < max(most_waiting, 2)
+        out.batcher.finish()
+    for batch in out:
+        assert batch
+        assert len({one.name for one in batch}) == len(batch)
+        # A shard is below both bounds before its last object comes; what is left at the end goes out shard by shard.
+        assert len(batch) < 2 * most_items
+    payloads = sorted(number for batch in out for one in batch for number in one.payload)
+    assert payloads == list(range(len(wanted)))
+    for batch in out:
+        for one in batch:
+            assert all(wanted[number][0] == one.name for number in one.payload)
+
+
+def test_a_full_shard_goes_out_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "BATCH_ITEMS", 3)
+    out = Batches()
+    for name in ("a/1", "b/1", "a/2", "b/2", "a/3"):
+        out.batcher.add(item(name))
+    assert out.names() == [["a/1", "a/2", "a/3"]]
+    out.batcher.finish()
+    assert out.names()[1:] == [["b/1", "b/2"]]
+
+
+def test_a_shard_with_many_bytes_goes_out_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "BATCH_BYTES", 100)
+    out = Batches()
+    for name, size in (("a/1", 99), ("b/1", 100), ("a/2", 1)):
+        out.batcher.add(item(name, size))
+    assert out.names() == [["b/1"], ["a/1", "a/2"]]
+
+
+def test_when_too_much_waits_the_fullest_shard_goes_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "WAITING_ITEMS", 5)
+    out = Batches()
+    for name in ("a/1", "b/1", "b/2", "c/1", "c/2"):
+        out.batcher.add(item(name))
+    assert out.names() == [["b/1", "b/2"]]
+    out.batcher.add(item("a/2"))
+    assert len(out) == 1
+    out.batcher.add(item("a/3"))
+    assert out.names()[1:] == [["a/1", "a/2", "a/3"]]
+
+
+def test_at_the_end_small_shards_go_out_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "BATCH_ITEMS", 4)
+    out = Batches()
+    for name in ("c/1", "a/1", "b/1", "b/2", "d/1", "a/2"):
+        out.batcher.add(item(name))
+    assert out == []
+    out.batcher.finish()
+    assert out.names() == [["a/1", "a/2", "b/1", "b/2"], ["c/1", "d/1"]]
+
+
+def test_an_object_that_is_wanted_again_after_its_batch_went_out_goes_out_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(module, "BATCH_ITEMS", 1)
+    out = Batches()
+    assert out.batcher.add(item("a/1"))
+    assert out.batcher.add(item("a/1"))
+    assert out.names() == [["a/1"], ["a/1"]]
+
+
+def test_after_the_end_a_batcher_begins_anew() -> None:
+    out = Batches()
+    out.batcher.add(item("a/1"))
+    out.batcher.finish()
+    out.batcher.finish()
+    assert out.batcher.add(item("a/1"))
+    out.batcher.finish()
+    assert out.names() == [["a/1"], ["a/1"]]
