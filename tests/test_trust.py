@@ -49,6 +49,7 @@ from shrinkwrap.snapshot.view import content_of
 from shrinkwrap.snapshot.walk import Walk, bring_catalogs
 from shrinkwrap.spec.grammar import parse
 from shrinkwrap.spec.matcher import Matcher
+from shrinkwrap.tree.base import Base
 from shrinkwrap.tree.export import export
 from shrinkwrap.tree.request import ExportRequest, ExportResult
 
@@ -191,6 +192,12 @@ def refused(error: type[ShrinkwrapError], run: Callable[[], object]) -> Shrinkwr
         run()
     assert caught.value.exit_code == error.exit_code
     return caught.value
+
+
+@pytest.fixture(autouse=True)
+def _no_waiting_for_the_disk(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing here is about power cuts: exports in this process do not wait until a busy disk has all."""
+    monkeypatch.setattr(Base, "sync", lambda self: None)
 
 
 @pytest.fixture

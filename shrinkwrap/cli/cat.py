@@ -30,9 +30,10 @@ def register(app: typer.Typer) -> None:
 def cat(
     repo: opt.Repo,
     paths: Annotated[list[str], typer.Argument(metavar="PATH...", help="Files in the repository.")],
+    files: opt.Config = None,
     servers: opt.Servers = None,
     storage: opt.Storage = None,
-    proxy: opt.Proxy = "DIRECT",
+    proxy: opt.Proxy = None,
     external: opt.ExternalServers = None,
     keys: opt.Keys = None,
     blacklists: opt.Blacklists = None,
@@ -50,8 +51,8 @@ def cat(
 
     wanted = [repository_path(path) for path in paths]
     pin = opt.make_pin(tag, revision, at, root_hash, unsigned)
-    reading = Reading(repo, servers, storage, proxy, external, keys, blacklists, pin, cache)
-    with reading.snapshot() as (session, snapshot):
+    reading = Reading(opt.Whence(repo, files, servers, storage, proxy, external, keys, blacklists), pin, cache)
+    with reading.snapshot() as (session, snapshot, _):
         for path in wanted:
             found = session.find(snapshot.root, path)
             if found is None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import Annotated
 
 import typer
@@ -14,6 +15,7 @@ _EXAMPLES = """\b
 Examples:
   shrinkwrap export -r sft.cern.ch --server http://stratum1.example.org/cvmfs/sft.cern.ch \\
       --key /etc/cvmfs/keys/cern.ch -t sft.cern.ch.spec -z /export/cvmfs
+  shrinkwrap export -r sft.cern.ch -f sft.cern.ch.config -t sft.cern.ch.spec -z /export/cvmfs -j 16
   shrinkwrap export -r sft.cern.ch --server URL --proxy 'http://squid:3128;DIRECT' \\
       -t root.spec --tag LCG_105 --env CMTCONFIG=x86_64-el9-gcc13-opt -j 16
   shrinkwrap export -r sft.cern.ch --storage /srv/cvmfs/sft.cern.ch -t root.spec --json
@@ -26,10 +28,12 @@ def register(app: typer.Typer) -> None:
 
 def export(
     repo: opt.Repo,
+    files: opt.Config = None,
     servers: opt.Servers = None,
     storage: opt.Storage = None,
-    proxy: opt.Proxy = "DIRECT",
+    proxy: opt.Proxy = None,
     external: opt.ExternalServers = None,
+    external_proxy: opt.ExternalProxy = None,
     keys: opt.Keys = None,
     blacklists: opt.Blacklists = None,
     specs: Annotated[
@@ -59,9 +63,9 @@ def export(
     unsigned: opt.Unsigned = False,
     env: opt.Env = None,
     transfers: opt.Transfers = 0,
-    retries: opt.Retries = 1,
+    retries: opt.Retries = None,
     timeout: opt.Timeout = None,
-    redirects: opt.Redirects = False,
+    redirects: opt.Redirects = None,
     claim: Annotated[
         bool, typer.Option("--claim-ownership", help="Everything belongs to you (always so for users other than root).")
     ] = False,
@@ -111,40 +115,49 @@ def export(
 
     if link_mode not in LINK_MODES:
         raise UsageError(f"--link-mode {link_mode}: unknown", hint=f"one of {', '.join(LINK_MODES)}")
-    config = opt.source_config(
+    whence = opt.Whence(
         repo,
+        files,
         servers,
         storage,
         proxy,
         external,
+        keys,
+        blacklists,
+        external_proxy=external_proxy,
         transfers=transfers,
         retries=retries,
         timeout=timeout,
         redirects=redirects,
     )
+    pin = opt.make_pin(tag, revision, at, root_hash, unsigned)
+    settings = whence.settings()
     spec = read_files(specs or [f"{repo}.spec"], rules=rules)
     request = ExportRequest(
-        source=config,
-        keys=() if unsigned else opt.master_keys(repo, keys),
+        source=whence.source(settings),
+        keys=() if unsigned else whence.master_keys(settings),
         spec=spec,
         dest=dest,
-        pin=opt.make_pin(tag, revision, at, root_hash, unsigned),
-        variables=opt.variables(env),
-        claim=claim,
+        pin=opt.pin_of(pin, settings),
+        variables=settings.environment(os.environb, opt.given_variables(env)),
+        claim=claim or settings.claim_ownership,
+        uid_map=settings.uid_map,
+        gid_map=settings.gid_map,
+        world_readable=settings.world_readable,
         keep_suid=keep_suid,
         share_mtime=share_mtime,
         link_mode=link_mode,
         allow_rollback=allow_rollback,
         repair=repair,
         wait=wait,
-        blacklist=opt.site_blacklist(blacklists),
+        blacklist=whence.blacklist(settings),
         strict=strict,
     )
     with Progress(period=period, quiet=quiet or as_json) as progress:
-        for line in spec.warnings:
+        for line in (*opt.notes(settings), *spec.warnings):
             progress.hooks.notice(line)
         result = run_export(request, progress.hooks)
-    result.notices[:0] = spec.warnings
+    result.notices[:0] = [*opt.notes(settings), *spec.warnings]
     if as_json:
         print_json({**result.to_json(), "exit_code": 0})
         return

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
-from typing import Any
+from typing import Annotated, Any
 
 import typer
 
 from shrinkwrap.cli import options as opt
+from shrinkwrap.cli.configuration import show
 from shrinkwrap.cli.output import clean, print_json, size
 from shrinkwrap.cli.reading import Cache, Reading
 
 _EXAMPLES = """\b
 Examples:
   shrinkwrap info -r sft.cern.ch --server http://stratum1.example.org/cvmfs/sft.cern.ch
+  shrinkwrap info -r sft.cern.ch --config
   shrinkwrap info -r sft.cern.ch --storage /srv/cvmfs/sft.cern.ch --tag LCG_105 --json
 """
 
@@ -24,9 +26,10 @@ def register(app: typer.Typer) -> None:
 
 def info(
     repo: opt.Repo,
+    files: opt.Config = None,
     servers: opt.Servers = None,
     storage: opt.Storage = None,
-    proxy: opt.Proxy = "DIRECT",
+    proxy: opt.Proxy = None,
     keys: opt.Keys = None,
     blacklists: opt.Blacklists = None,
     tag: opt.Tag = "",
@@ -35,12 +38,18 @@ def info(
     root_hash: opt.RootHash = "",
     unsigned: opt.Unsigned = False,
     cache: Cache = None,
+    config: Annotated[
+        bool, typer.Option("--config", help="Show the client configuration in force, and which file says so.")
+    ] = False,
     as_json: opt.Json = False,
 ) -> None:
     """Show a snapshot's root hash, revision, times, signatures and counters."""
     pin = opt.make_pin(tag, revision, at, root_hash, unsigned)
-    reading = Reading(repo, servers, storage, proxy, None, keys, blacklists, pin, cache)
-    with reading.snapshot() as (session, snapshot):
+    reading = Reading(opt.Whence(repo, files, servers, storage, proxy, None, keys, blacklists), pin, cache)
+    if config:
+        show(reading.whence.settings(), as_json=as_json)
+        return
+    with reading.snapshot() as (session, snapshot, _):
         catalog = session.catalogs.open(snapshot.root)
         out: dict[str, Any] = {
             "command": "info",

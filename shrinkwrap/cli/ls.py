@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import stat
 from collections.abc import Iterator
 from datetime import UTC, datetime
@@ -35,9 +36,10 @@ def register(app: typer.Typer) -> None:
 def ls(
     repo: opt.Repo,
     path: Annotated[str, typer.Argument(metavar="[PATH]", help="Path in the repository.")] = "/",
+    files: opt.Config = None,
     servers: opt.Servers = None,
     storage: opt.Storage = None,
-    proxy: opt.Proxy = "DIRECT",
+    proxy: opt.Proxy = None,
     keys: opt.Keys = None,
     blacklists: opt.Blacklists = None,
     tag: opt.Tag = "",
@@ -57,9 +59,10 @@ def ls(
 
     wanted = repository_path(path)
     pin = opt.make_pin(tag, revision, at, root_hash, unsigned)
-    reading = Reading(repo, servers, storage, proxy, None, keys, blacklists, pin, cache)
-    values = opt.variables(env)
-    with reading.snapshot() as (session, snapshot):
+    reading = Reading(opt.Whence(repo, files, servers, storage, proxy, None, keys, blacklists), pin, cache)
+    given = opt.given_variables(env)
+    with reading.snapshot() as (session, snapshot, settings):
+        values = settings.environment(os.environb, given)
         for entry in _listed(session, snapshot.root, wanted, recursive, everything):
             if as_json:
                 print(json.dumps(repository_row(entry, values)))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -14,11 +15,11 @@ if TYPE_CHECKING:
     from shrinkwrap.cvmfs.blacklist import Blacklist
     from shrinkwrap.cvmfs.keys import MasterKey
     from shrinkwrap.fetch.source import SourceConfig
+    from shrinkwrap.snapshot.client import ClientSettings
     from shrinkwrap.snapshot.repository import Pin
 
 #: Where the keys of a CernVM-FS client lie (FORMAT.md §5.3).
 CLIENT_KEYS = "/etc/cvmfs/keys"
-CLIENT_BLACKLIST = "/etc/cvmfs/blacklist"
 
 _WHENCE = "Repository"
 _PIN = "Snapshot"
@@ -39,13 +40,26 @@ Storage = Annotated[
     str | None,
     typer.Option("--storage", metavar="DIR", help="The repository's storage on local disk, instead of servers."),
 ]
+Config = Annotated[
+    list[str] | None,
+    typer.Option(
+        "-f",
+        "--src-config",
+        metavar="FILE[:FILE]",
+        help="CernVM-FS client configuration. Default: the files of /etc/cvmfs. Options given here win.",
+    ),
+]
 Proxy = Annotated[
-    str,
+    str | None,
     typer.Option(
         "--proxy",
         metavar="LIST",
-        help="Proxies: groups separated by ';', members by '|', DIRECT for none.",
+        help="Proxies: groups separated by ';', members by '|', DIRECT for none (the default without configuration).",
     ),
+]
+ExternalProxy = Annotated[
+    str | None,
+    typer.Option("--external-proxy", metavar="LIST", help="Proxies to the external servers. Default: DIRECT."),
 ]
 ExternalServers = Annotated[
     list[str] | None,
@@ -64,7 +78,7 @@ Blacklists = Annotated[
     ),
 ]
 Redirects = Annotated[
-    bool, typer.Option("--follow-redirects", help="Let servers send us elsewhere (up to four times).")
+    bool | None, typer.Option("--follow-redirects", help="Let servers send us elsewhere (up to four times).")
 ]
 Transfers = Annotated[
     int,
@@ -72,7 +86,9 @@ Transfers = Annotated[
         "-j", "--transfers", metavar="N", min=0, help="Transfers in flight, at most 32 per host. 0: the default, 16."
     ),
 ]
-Retries = Annotated[int, typer.Option("--retries", min=0, metavar="N", help="Repetitions after a failed transfer.")]
+Retries = Annotated[
+    int | None, typer.Option("--retries", min=0, metavar="N", help="Repetitions after a failed transfer. Default: 1.")
+]
 Timeout = Annotated[
     float | None,
     typer.Option(
@@ -102,75 +118,89 @@ Unsigned = Annotated[
 ]
 Env = Annotated[
     list[str] | None,
-    typer.Option("--env", metavar="K=V", help="Variable for variant symlinks; goes before the environment."),
+    typer.Option(
+        "--env", metavar="K=V", help="Variable for variant symlinks; wins over configuration and environment."
+    ),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Results as JSON on standard output; its last line is one object.")]
 
 
-def source_config(
-    repo: str,
-    servers: Sequence[str] | None,
-    storage: str | None,
-    proxy: str,
-    external: Sequence[str] | None,
-    *,
-    transfers: int,
-    retries: int,
-    timeout: float | None,
-    redirects: bool,
-) -> SourceConfig:
-    """The source that the options describe. Raises UsageError."""
-    from shrinkwrap.cvmfs.trust import check_fqrn
-    from shrinkwrap.fetch.source import SourceConfig
+@dataclass(frozen=True, slots=True)
+class Whence:
+    """Where a repository comes from and how far it is trusted, as options and configuration say together."""
 
-    if not repo:
-        raise UsageError("no repository given", hint="-r FQRN, e.g. -r sft.cern.ch")
-    check_fqrn(repo)
-    if bool(servers) == bool(storage):
-        raise UsageError(
-            "--server and --storage exclude each other" if servers else f"no server given for {repo}",
-            hint=f"--server http://HOST/cvmfs/{repo} (several are tried in order), or --storage DIR",
+    repo: str
+    files: Sequence[str] | None
+    servers: Sequence[str] | None
+    storage: str | None
+    proxy: str | None
+    external: Sequence[str] | None
+    keys: Sequence[str] | None
+    blacklists: Sequence[str] | None
+    external_proxy: str | None = None
+    transfers: int = 0
+    retries: int | None = None
+    timeout: float | None = None
+    redirects: bool | None = None
+
+    def settings(self) -> ClientSettings:
+        """The configuration. Raises UsageError."""
+        from shrinkwrap.snapshot.client import client_settings
+
+        if not self.repo:
+            raise UsageError("no repository given", hint="-r FQRN, e.g. -r sft.cern.ch")
+        return client_settings(self.repo, self.files or ())
+
+    def source(self, settings: ClientSettings) -> SourceConfig:
+        """The source; options win over the configuration. Raises UsageError."""
+        if self.servers and self.storage:
+            raise UsageError("--server and --storage exclude each other", hint="leave out one of them")
+        return settings.source(
+            servers=self.servers or (),
+            storage=self.storage,
+            proxies=self.proxy,
+            external_servers=self.external or (),
+            external_proxies=self.external_proxy,
+            transfers=self.transfers or None,
+            retries=self.retries,
+            timeout=self.timeout,
+            redirects=self.redirects,
         )
-    defaults = SourceConfig(repo)
-    return SourceConfig(
-        repo,
-        servers=tuple(servers or ()),
-        storage=storage,
-        proxies=proxy,
-        external_servers=tuple(external or ()),
-        transfers=transfers or defaults.transfers,
-        max_retries=retries,
-        timeout_direct=timeout or defaults.timeout_direct,
-        timeout_proxy=timeout or defaults.timeout_proxy,
-        follow_redirects=redirects,
-    )
+
+    def master_keys(self, settings: ClientSettings) -> tuple[MasterKey, ...]:
+        """The keys given, or those that the configuration names. Raises UsageError."""
+        from shrinkwrap.cvmfs.keys import read_keys
+
+        chosen = self.keys or settings.keys
+        if not chosen:
+            raise UsageError(
+                f"no master key for {self.repo}: {CLIENT_KEYS} has none",
+                hint="--key FILE.pub; for *.cern.ch they come with the package cvmfs-config-default",
+            )
+        return tuple(read_keys(chosen))
+
+    def blacklist(self, settings: ClientSettings) -> Blacklist:
+        """The blacklists given, or those of the configuration that are there (FORMAT.md §4.5). Raises UsageError."""
+        from shrinkwrap.cvmfs.blacklist import read_blacklists
+
+        return read_blacklists(self.blacklists or settings.blacklists)
 
 
-def master_keys(repo: str, given: Sequence[str] | None) -> tuple[MasterKey, ...]:
-    """The keys given, or those of a CernVM-FS client on this machine. Raises UsageError."""
-    from shrinkwrap.cvmfs.keys import read_keys
-
-    if given:
-        return tuple(read_keys(given))
-    domain = repo.partition(".")[2]
-    folders = [folder for folder in (os.path.join(CLIENT_KEYS, domain), CLIENT_KEYS) if _has_keys(folder)]
-    if not folders:
-        raise UsageError(
-            f"no master key for {repo}: {CLIENT_KEYS} has none",
-            hint="--key FILE.pub; for *.cern.ch they come with the package cvmfs-config-default",
-        )
-    return tuple(read_keys(folders))
+def notes(settings: ClientSettings) -> list[str]:
+    """What people should know of a configuration."""
+    return [
+        *settings.notes,
+        *(f"{origin}: {name} is no parameter that CernVM-FS knows" for name, origin in settings.unknown),
+    ]
 
 
-def _has_keys(folder: str) -> bool:
-    return os.path.isdir(folder) and any(name.endswith(".pub") for name in os.listdir(folder))
-
-
-def site_blacklist(given: Sequence[str] | None) -> Blacklist:
-    """The blacklists given, or the one of a CernVM-FS client on this machine (FORMAT.md §4.5). Raises UsageError."""
-    from shrinkwrap.cvmfs.blacklist import read_blacklists
-
-    return read_blacklists(given or ([CLIENT_BLACKLIST] if os.path.exists(CLIENT_BLACKLIST) else []))
+def pin_of(pin: Pin, settings: ClientSettings) -> Pin:
+    """The pin on the command line, else the one of the configuration. Raises UsageError."""
+    if not pin.follows_head:
+        return pin
+    configured = settings.pin()
+    configured.check()
+    return configured
 
 
 def make_pin(tag: str, revision: int | None, at: str, root_hash: str, unsigned: bool) -> Pin:
@@ -182,9 +212,9 @@ def make_pin(tag: str, revision: int | None, at: str, root_hash: str, unsigned: 
     return pin
 
 
-def variables(given: Sequence[str] | None) -> dict[bytes, bytes]:
-    """Values for variant symlinks: the environment, and ``--env`` before it. Raises UsageError."""
-    values = dict(os.environb)
+def given_variables(given: Sequence[str] | None) -> dict[bytes, bytes]:
+    """What ``--env`` sets. Raises UsageError."""
+    values: dict[bytes, bytes] = {}
     for pair in given or ():
         name, equals, value = pair.partition("=")
         if not equals or not name:

@@ -14,6 +14,7 @@ from shrinkwrap.cli.output import say
 from shrinkwrap.errors import UsageError
 
 if TYPE_CHECKING:
+    from shrinkwrap.snapshot.client import ClientSettings
     from shrinkwrap.snapshot.repository import Pin, Revision
     from shrinkwrap.snapshot.session import Session
 
@@ -26,45 +27,36 @@ Cache = Annotated[
 class Reading:
     """The shared options of one call."""
 
-    repo: str
-    servers: list[str] | None
-    storage: str | None
-    proxy: str
-    external: list[str] | None
-    keys: list[str] | None
-    blacklists: list[str] | None
+    whence: opt.Whence
     pin: Pin
     cache: str | None
-    transfers: int = 0
-    timeout: float | None = None
-    redirects: bool = False
 
     @contextmanager
-    def session(self) -> Iterator[Session]:
+    def session(self, settings: ClientSettings | None = None) -> Iterator[Session]:
         """The repository, open."""
         from shrinkwrap.snapshot.session import open_session
 
-        config = opt.source_config(
-            self.repo,
-            self.servers,
-            self.storage,
-            self.proxy,
-            self.external,
-            transfers=self.transfers,
-            retries=1,
-            timeout=self.timeout,
-            redirects=self.redirects,
-        )
-        keys = () if self.pin.unsigned else opt.master_keys(self.repo, self.keys)
-        blacklist = opt.site_blacklist(self.blacklists)
+        settings = settings or self.whence.settings()
+        for line in opt.notes(settings):
+            _note(line)
+        config = self.whence.source(settings)
+        keys = () if self.pin.unsigned else self.whence.master_keys(settings)
+        blacklist = self.whence.blacklist(settings)
         with open_session(config, keys, blacklist=blacklist, cache=self.cache, notice=_note) as session:
             yield session
 
     @contextmanager
-    def snapshot(self) -> Iterator[tuple[Session, Revision]]:
-        """The repository, open, and the snapshot that is asked for."""
-        with self.session() as session:
-            yield session, session.repository.resolve(self.pin)
+    def snapshot(self) -> Iterator[tuple[Session, Revision, ClientSettings]]:
+        """The repository, open, the snapshot that is asked for, and the configuration that says so."""
+        from shrinkwrap.cvmfs.authz import refuse_protected
+
+        settings = self.whence.settings()
+        with self.session(settings) as session:
+            revision = session.repository.resolve(opt.pin_of(self.pin, settings))
+            root = session.catalogs.open(revision.root)
+            refuse_protected(self.whence.repo, root.properties)
+            session.catalogs.release(root)
+            yield session, revision, settings
 
 
 def _note(line: str) -> None:

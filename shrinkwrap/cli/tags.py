@@ -24,9 +24,10 @@ def register(app: typer.Typer) -> None:
 
 def tags(
     repo: opt.Repo,
+    files: opt.Config = None,
     servers: opt.Servers = None,
     storage: opt.Storage = None,
-    proxy: opt.Proxy = "DIRECT",
+    proxy: opt.Proxy = None,
     keys: opt.Keys = None,
     blacklists: opt.Blacklists = None,
     cache: Cache = None,
@@ -34,7 +35,7 @@ def tags(
 ) -> None:
     """List the tags of the signed history, oldest revision first: what --tag, --revision and --at can pin to."""
     pin = opt.make_pin("", None, "", "", False)
-    reading = Reading(repo, servers, storage, proxy, None, keys, blacklists, pin, cache)
+    reading = Reading(opt.Whence(repo, files, servers, storage, proxy, None, keys, blacklists), pin, cache)
     with reading.session() as session:
         found = session.repository.tags()
     rows: list[dict[str, Any]] = [

@@ -26,8 +26,6 @@ USED: Final[dict[str, str]] = {
     "CVMFS_EXTERNAL_HTTP_PROXY": "proxies to those (`DIRECT`; never those of `CVMFS_HTTP_PROXY`)",
     "CVMFS_EXTERNAL_FALLBACK_PROXY": "as `CVMFS_FALLBACK_PROXY`, for external servers",
     "CVMFS_EXTERNAL_MAX_SERVERS": "as `CVMFS_MAX_SERVERS`, for external servers",
-    "CVMFS_EXTERNAL_TIMEOUT": "as `CVMFS_TIMEOUT`, which it follows",
-    "CVMFS_EXTERNAL_TIMEOUT_DIRECT": "as `CVMFS_TIMEOUT_DIRECT`, which it follows",
     "CVMFS_PUBLIC_KEY": "files with master keys, separated by `:`; wins over `CVMFS_KEYS_DIR`",
     "CVMFS_KEYS_DIR": "a folder of `*.pub`",
     "CVMFS_BLACKLIST": "banned certificates and revisions (`/etc/cvmfs/blacklist`)",
@@ -53,10 +51,13 @@ _GEO: Final = "servers are tried in the order given"
 _AUTHZ: Final = "no credentials are presented; repositories that demand them are refused"
 _UPDATE: Final = "each run asks for the head once"
 _DESCRIPTORS: Final = "catalogs are closed after use"
+_EXTERNAL: Final = "external files have the time-outs of all others"
 _TELEMETRY: Final = "nothing is sent but requests for objects"
 
 #: Parameters without a use here, and why. A name that ends in ``*`` stands for all that begin like it.
 IGNORED: Final[dict[str, str]] = {
+    "CVMFS_EXTERNAL_TIMEOUT": _EXTERNAL,
+    "CVMFS_EXTERNAL_TIMEOUT_DIRECT": _EXTERNAL,
     "CVMFS_64BIT_INODES": _MOUNT,
     "CVMFS_ALIEN_CACHE": _CACHE,
     "CVMFS_AUTHZ_*": _AUTHZ,

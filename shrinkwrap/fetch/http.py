@@ -106,6 +106,8 @@ def network_of(config: SourceConfig, stats: FetchStats, notice: Notice | None) -
             max_retries=config.max_retries,
             backoff_init=config.backoff_init,
             backoff_max=config.backoff_max,
+            proxy_reset_after=config.proxy_reset_after,
+            host_reset_after=config.host_reset_after,
             notice=notice,
             stats=stats,
         )

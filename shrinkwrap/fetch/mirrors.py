@@ -131,6 +131,7 @@ class Mirrors:
         rng: for the start in a group and for waits.
         max_retries: repetitions on one route after transfer errors.
         backoff_init, backoff_max: seconds.
+        proxy_reset_after, host_reset_after: seconds until one that failed gets another chance; 0: never.
         notice: told of each change of host or proxy (a given one once).
         stats: its ``failovers`` are counted here.
     """
@@ -144,6 +145,8 @@ class Mirrors:
         max_retries: int = 1,
         backoff_init: float = 2.0,
         backoff_max: float = 10.0,
+        proxy_reset_after: float = PROXY_RESET_AFTER,
+        host_reset_after: float = HOST_RESET_AFTER,
         notice: Notice | None = None,
         stats: FetchStats | None = None,
     ) -> None:
@@ -156,6 +159,9 @@ class Mirrors:
         self._max_retries = max_retries
         self._backoff_init = backoff_init
         self._backoff_max = backoff_max
+        # "Never" is later than any time.
+        self._proxy_reset_after = proxy_reset_after or float("inf")
+        self._host_reset_after = host_reset_after or float("inf")
         self._notice = notice
         self._stats = stats if stats is not None else FetchStats()
         self._told: set[tuple[str, str, str]] = set()
@@ -327,7 +333,7 @@ class Mirrors:
         self._down.add(host)
         if len(self._down) == len(self._hosts):
             self._down = {host}
-        self._hosts_reset_at = now + HOST_RESET_AFTER
+        self._hosts_reset_at = now + self._host_reset_after
         self._settle()
         if self.current.host != before.host:
             self._stats.failovers += 1
@@ -342,7 +348,7 @@ class Mirrors:
             # All failed, so it is rather the host: start again with all of them (FORMAT.md §1.5).
             self._burnt.clear()
             self._shuffle()
-        self._proxies_reset_at = now + PROXY_RESET_AFTER
+        self._proxies_reset_at = now + self._proxy_reset_after
         self._settle()
         if self.current.proxy != before.proxy:
             self._stats.failovers += 1

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Final
 
 from shrinkwrap.errors import UsageError
-from shrinkwrap.fetch.mirrors import NO_PROXY, parse_proxies
+from shrinkwrap.fetch.mirrors import HOST_RESET_AFTER, NO_PROXY, PROXY_RESET_AFTER, parse_proxies
 from shrinkwrap.fetch.types import FetchStats, Notice, Source
 from shrinkwrap.fetch.urls import check_server, expand, folder_of, production_stratum1, stratum1_warning
 
@@ -47,6 +47,7 @@ class SourceConfig:
         low_speed_limit: bytes per second.
         max_retries: repetitions on one route after transfer errors.
         backoff_init, backoff_max: the wait before those, in seconds.
+        proxy_reset_after, host_reset_after: seconds until one that failed gets another chance; 0: never.
         follow_redirects: accept up to four redirects to other http or https URLs.
         user_agent: of all requests; ``shrinkwrap/<version>`` if empty.
     """
@@ -64,6 +65,8 @@ class SourceConfig:
     max_retries: int = 1
     backoff_init: float = 2.0
     backoff_max: float = 10.0
+    proxy_reset_after: float = PROXY_RESET_AFTER
+    host_reset_after: float = HOST_RESET_AFTER
     follow_redirects: bool = False
     user_agent: str = ""
 
@@ -136,7 +139,14 @@ def _checked(config: SourceConfig, notice: Notice | None) -> SourceConfig:
     for what in ("timeout_direct", "timeout_proxy"):
         if not 0 < getattr(config, what) < math.inf:
             raise UsageError(f"{what} is {getattr(config, what)!r}; a number of seconds above 0 is needed")
-    for what in ("low_speed_limit", "max_retries", "backoff_init", "backoff_max"):
+    for what in (
+        "low_speed_limit",
+        "max_retries",
+        "backoff_init",
+        "backoff_max",
+        "proxy_reset_after",
+        "host_reset_after",
+    ):
         if not 0 <= getattr(config, what) < math.inf:
             raise UsageError(f"{what} is {getattr(config, what)!r}; it must not be negative")
     if config.transfers < 1:

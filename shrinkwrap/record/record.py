@@ -12,6 +12,7 @@ from shrinkwrap.cvmfs import limits
 from shrinkwrap.cvmfs.catalog import NestedRef
 from shrinkwrap.cvmfs.digest import Digest, parse_digest
 from shrinkwrap.cvmfs.keys import MasterKey
+from shrinkwrap.cvmfs.owners import OwnerMap
 from shrinkwrap.errors import CorruptObject
 from shrinkwrap.snapshot.view import ViewOptions
 
@@ -52,7 +53,8 @@ class Goal:
 
     def to_json(self) -> dict[str, Any]:
         # Spec lines are bytes; what is not UTF-8 survives as escaped surrogates.
-        return {**asdict(self), "spec": self.spec.decode("utf-8", "surrogateescape")}
+        view = {name: _owners(value) for name, value in asdict(self.view).items()}
+        return {**asdict(self), "spec": self.spec.decode("utf-8", "surrogateescape"), "view": view}
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> Self:
@@ -75,9 +77,23 @@ class Goal:
         return goal
 
 
+def _owners(value: Any) -> Any:
+    """An ownership map without what it derives from its pairs."""
+    return {"pairs": value["pairs"], "default": value["default"]} if isinstance(value, dict) else value
+
+
+def _map(value: Any) -> OwnerMap | None:
+    if value is None:
+        return None
+    pairs = tuple((int(old), int(new)) for old, new in value["pairs"])
+    return OwnerMap(pairs, None if value["default"] is None else int(value["default"]))
+
+
 def _view(value: Mapping[str, Any]) -> ViewOptions:
-    view = ViewOptions(**value)
-    numbers, switches = (view.uid, view.gid), (view.claim, view.keep_suid, view.share_mtime)
+    maps = {name: _map(value.get(name)) for name in ("uid_map", "gid_map")}
+    view = ViewOptions(**{**value, **maps})
+    numbers = (view.uid, view.gid)
+    switches = (view.claim, view.keep_suid, view.share_mtime, view.world_readable)
     if any(type(number) is not int or number < 0 for number in numbers) or not all(
         type(switch) is bool for switch in switches
     ):

@@ -49,7 +49,7 @@ class ClientSettings:
             configured, with which the reference refuses to mount.
         external_proxies: likewise, DIRECT unless configured.
         proxies_origin: ``file:line`` of ``proxies``.
-        timeout_proxy, timeout_direct, external_timeout_proxy, external_timeout_direct: to connect, and of a stall.
+        timeout_proxy, timeout_direct: to connect, and of a stall.
         low_speed_limit: bytes per second.
         max_retries, backoff_init, backoff_max: of transfers.
         proxy_reset_after, host_reset_after: 0 for never.
@@ -78,14 +78,12 @@ class ClientSettings:
     external_proxies: str = "DIRECT"
     timeout_proxy: int = 5
     timeout_direct: int = 5
-    external_timeout_proxy: int = 5
-    external_timeout_direct: int = 5
     low_speed_limit: int = 1024
     max_retries: int = 1
     backoff_init: int = 2
     backoff_max: int = 10
-    proxy_reset_after: int = 0
-    host_reset_after: int = 0
+    proxy_reset_after: int = 300
+    host_reset_after: int = 1800
     follow_redirects: bool = False
     max_servers: int = 0
     external_max_servers: int = 0
@@ -128,6 +126,7 @@ class ClientSettings:
         storage: str | None = None,
         proxies: str | None = None,
         external_servers: Sequence[str] = (),
+        external_proxies: str | None = None,
         transfers: int | None = None,
         retries: int | None = None,
         timeout: float | None = None,
@@ -161,8 +160,11 @@ class ClientSettings:
             chain = "DIRECT"
         _no_discovery(chain, "--proxy" if proxies is not None else self.proxies_origin)
         outside = tuple(external_servers) or self.external_servers
+        outside_chain = self.external_proxies if external_proxies is None else external_proxies
         if outside:
-            _no_discovery(self.external_proxies, "CVMFS_EXTERNAL_HTTP_PROXY")
+            _no_discovery(
+                outside_chain, "CVMFS_EXTERNAL_HTTP_PROXY" if external_proxies is None else "--external-proxy"
+            )
         configured = bool(self.files)
         defaults = SourceConfig(self.fqrn)
         return SourceConfig(
@@ -171,7 +173,7 @@ class ClientSettings:
             storage=storage,
             proxies=chain,
             external_servers=outside,
-            external_proxies=self.external_proxies if outside else "DIRECT",
+            external_proxies=outside_chain if outside else "DIRECT",
             transfers=transfers or defaults.transfers,
             timeout_direct=timeout or (self.timeout_direct if configured else defaults.timeout_direct),
             timeout_proxy=timeout or self.timeout_proxy,
@@ -179,6 +181,8 @@ class ClientSettings:
             max_retries=self.max_retries if retries is None else retries,
             backoff_init=self.backoff_init,
             backoff_max=self.backoff_max,
+            proxy_reset_after=self.proxy_reset_after,
+            host_reset_after=self.host_reset_after,
             follow_redirects=self.follow_redirects if redirects is None else redirects,
         )
 
@@ -295,14 +299,12 @@ def _settings(fqrn: str, files: ConfigFiles, root: str, *, fuse: bool) -> Client
         external_proxies=external_proxies or "DIRECT",
         timeout_proxy=timeout_proxy,
         timeout_direct=timeout_direct,
-        external_timeout_proxy=values.number("CVMFS_EXTERNAL_TIMEOUT", timeout_proxy, lowest=1),
-        external_timeout_direct=values.number("CVMFS_EXTERNAL_TIMEOUT_DIRECT", timeout_direct, lowest=1),
         low_speed_limit=values.number("CVMFS_LOW_SPEED_LIMIT", 1024),
         max_retries=values.number("CVMFS_MAX_RETRIES", 1),
         backoff_init=values.number("CVMFS_BACKOFF_INIT", 2),
         backoff_max=values.number("CVMFS_BACKOFF_MAX", 10),
-        proxy_reset_after=values.number("CVMFS_PROXY_RESET_AFTER", 0),
-        host_reset_after=values.number("CVMFS_HOST_RESET_AFTER", 0),
+        proxy_reset_after=values.number("CVMFS_PROXY_RESET_AFTER", 300),
+        host_reset_after=values.number("CVMFS_HOST_RESET_AFTER", 1800),
         follow_redirects=values.on("CVMFS_FOLLOW_REDIRECTS"),
         max_servers=max_servers,
         external_max_servers=external_max,

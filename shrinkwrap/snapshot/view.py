@@ -11,6 +11,7 @@ from typing import ClassVar, Final, NamedTuple
 
 from shrinkwrap.cvmfs.digest import RMD160, SHAKE128, Digest, digest_of
 from shrinkwrap.cvmfs.entry import UNCOMPRESSED, Chunk, Entry, kind_of
+from shrinkwrap.cvmfs.owners import OwnerMap
 from shrinkwrap.cvmfs.variants import expand
 from shrinkwrap.cvmfs.xattr import parse_xattrs
 
@@ -129,6 +130,8 @@ class ViewOptions:
         uid, gid: of that user; entries of old catalogs without owners get them too (FORMAT.md §6.3).
         keep_suid: keep set-user-id and set-group-id bits and file capabilities.
         share_mtime: files that differ in nothing but their mtime share one inode.
+        uid_map, gid_map: other owners (FORMAT.md §8.4); ``claim`` wins over them.
+        world_readable: everybody may read everything (FORMAT.md §6.5).
     """
 
     claim: bool
@@ -136,6 +139,9 @@ class ViewOptions:
     gid: int
     keep_suid: bool = False
     share_mtime: bool = False
+    uid_map: OwnerMap | None = None
+    gid_map: OwnerMap | None = None
+    world_readable: bool = False
 
 
 class View:
@@ -176,10 +182,16 @@ class View:
         if mode & _SET_ID and not options.keep_suid and code != LINK:
             self._report.add("set_id_stripped", entry.path, f"{mode:04o}")
             mode &= ~_SET_ID
-        if options.claim or entry.uid < 0:
+        if options.world_readable and code != LINK:
+            mode |= 0o555 if code == DIR else 0o444
+        uid, gid = entry.uid, entry.gid
+        if options.claim or uid < 0:
             uid, gid = options.uid, options.gid
         else:
-            uid, gid = entry.uid, entry.gid
+            if options.uid_map is not None:
+                uid = options.uid_map.map(uid)
+            if options.gid_map is not None:
+                gid = options.gid_map.map(gid)
         xattrs: Xattrs = ()
         if entry.xattr is not None and code != LINK:
             xattrs = tuple(pair for pair in parse_xattrs(entry.xattr) if self._shows(pair[0], entry.path))

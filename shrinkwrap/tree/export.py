@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack
 
 from shrinkwrap import __version__
+from shrinkwrap.cvmfs.authz import refuse_protected
 from shrinkwrap.cvmfs.blacklist import Blacklist
 from shrinkwrap.cvmfs.entry import show
 from shrinkwrap.cvmfs.manifest import parse_manifest
@@ -113,6 +114,9 @@ class _Run:
         self.hooks.phase("catalogs")
         catalogs = CatalogStore(keeper, base.scratch)
         self.stack.callback(catalogs.close)
+        root = catalogs.open(goal.root)
+        refuse_protected(self.fqrn, root.properties)
+        catalogs.release(root)
         matcher = Matcher(request.spec)
         result.counts["catalogs"], entries = bring_catalogs(catalogs, goal.root, matcher)
         self.hooks.expect(entries)
@@ -190,12 +194,16 @@ class _Run:
 
     def _goal(self, revision: Revision, link_mode: str) -> Goal:
         request, spec = self.request, self.request.spec
+        claim = request.claim or not self.own
         view = ViewOptions(
-            claim=request.claim or not self.own,
+            claim=claim,
             uid=os.geteuid(),
             gid=os.getegid(),
             keep_suid=request.keep_suid,
             share_mtime=request.share_mtime,
+            uid_map=None if claim else request.uid_map,
+            gid_map=None if claim else request.gid_map,
+            world_readable=request.world_readable,
         )
         root_hash = str(revision.root_hash)
         return Goal(self.fqrn, root_hash, revision.root.size, spec.text, spec.sha256, spec.rules, view, link_mode)

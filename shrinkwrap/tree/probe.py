@@ -14,9 +14,9 @@ from shrinkwrap.tree.base import Base
 #: ioctl FICLONE: share all blocks of another file.
 FICLONE: Final = 0x40049409
 _NS: Final = 10**9
-#: Times tried at either end: what a file system cannot hold it clamps, or wraps.
+#: Times tried at either end, the widest first: what a file system cannot hold it clamps, or wraps.
 _EARLY: Final = (-(1 << 40), -(1 << 31), -1, 0)
-_LATE: Final = (1 << 40, 15032385535, 16299260424, (1 << 34) - 1, (1 << 32) - 1, (1 << 31) - 1)
+_LATE: Final = (1 << 40, (1 << 34) - 1, 16299260424, 15032385535, (1 << 32) - 1, (1 << 31) - 1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,8 +40,10 @@ class Abilities:
 
     def time(self, mtime_ns: int) -> int:
         """The time as the file system will show it."""
-        clamped = max(self.earliest * _NS, min(mtime_ns, self.latest * _NS + _NS - 1))
-        return clamped - clamped % self.granularity
+        seconds = max(self.earliest, min(mtime_ns // _NS, self.latest))
+        if seconds in (self.earliest, self.latest):
+            return seconds * _NS  # at either end Linux keeps no part of a second
+        return mtime_ns - mtime_ns % self.granularity
 
     def line(self) -> str:
         """One line for people."""

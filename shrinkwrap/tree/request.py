@@ -9,6 +9,7 @@ from typing import Any
 from shrinkwrap.cvmfs.blacklist import Blacklist
 from shrinkwrap.cvmfs.entry import show
 from shrinkwrap.cvmfs.keys import MasterKey
+from shrinkwrap.cvmfs.owners import OwnerMap
 from shrinkwrap.fetch.source import SourceConfig
 from shrinkwrap.snapshot.repository import Pin
 from shrinkwrap.snapshot.view import Node, Report
@@ -28,6 +29,8 @@ class ExportRequest:
         pin: which snapshot.
         variables: for variant symlinks, by name.
         claim: everything belongs to the user who runs this (always so without root).
+        uid_map, gid_map: other owners than the repository's.
+        world_readable: everybody may read everything.
         keep_suid: keep set-id bits and file capabilities (root only).
         share_mtime: files that differ in their mtime only share one inode.
         link_mode: hardlink, reflink or copy.
@@ -45,6 +48,9 @@ class ExportRequest:
     pin: Pin = field(default_factory=Pin)
     variables: Mapping[bytes, bytes] = field(default_factory=dict)
     claim: bool = False
+    uid_map: OwnerMap | None = None
+    gid_map: OwnerMap | None = None
+    world_readable: bool = False
     keep_suid: bool = False
     share_mtime: bool = False
     link_mode: str = HARDLINK
