@@ -132,9 +132,10 @@ def export(
     )
     pin = opt.make_pin(tag, revision, at, root_hash, unsigned)
     settings = whence.settings()
+    source = whence.source(settings)
     spec = read_files(specs or [f"{repo}.spec"], rules=rules)
     request = ExportRequest(
-        source=whence.source(settings),
+        source=source,
         keys=() if unsigned else whence.master_keys(settings),
         spec=spec,
         dest=dest,

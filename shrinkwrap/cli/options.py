@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 #: Where the keys of a CernVM-FS client lie (FORMAT.md §5.3).
 CLIENT_KEYS = "/etc/cvmfs/keys"
+#: The folder that /etc/cvmfs is looked for in.
+CLIENT_ROOT = "/"
 
 _WHENCE = "Repository"
 _PIN = "Snapshot"
@@ -118,9 +120,7 @@ Unsigned = Annotated[
 ]
 Env = Annotated[
     list[str] | None,
-    typer.Option(
-        "--env", metavar="K=V", help="Variable for variant symlinks; wins over configuration and environment."
-    ),
+    typer.Option("--env", metavar="K=V", help="Variable for variant symlinks; wins over the configuration."),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Results as JSON on standard output; its last line is one object.")]
 
@@ -149,7 +149,7 @@ class Whence:
 
         if not self.repo:
             raise UsageError("no repository given", hint="-r FQRN, e.g. -r sft.cern.ch")
-        return client_settings(self.repo, self.files or ())
+        return client_settings(self.repo, self.files or (), root=CLIENT_ROOT)
 
     def source(self, settings: ClientSettings) -> SourceConfig:
         """The source; options win over the configuration. Raises UsageError."""

@@ -96,15 +96,21 @@ class DiskComparer:
             return right and self._timed(info, node) and self._xattrs(node.path) == self._held(node.xattrs)
         assert node.content is not None
         right = right and info.st_size == node.content.size and (self._share_mtime or self._timed(info, node))
+        right = right and self._file_xattrs(node) in (None, self._held(node.xattrs))
         if not self._linked:
-            return right and info.st_nlink == 1
+            # Nothing but the content itself tells of which revision a copy is: size and time may be the same in both.
+            return right and info.st_nlink == 1 and self._is_copy(name, node.path)
         if not self._store.holds(name, (info.st_dev, info.st_ino)):
             return False
-        if not (right and self._file_xattrs(node) in (None, self._held(node.xattrs))):
+        if not right:
             # Somebody changed the stored file through this path: it is no longer what its name says.
             self._store.drop(name)
             return False
         return True
+
+    def _is_copy(self, name: str, path: bytes) -> bool:
+        parent, _, last = (self._tree + path).rpartition(b"/")
+        return self._store.equals(name, self._base.folders.fd(parent), last)
 
     def _owned(self, info: os.stat_result, node: Node) -> bool:
         return not self._own or (info.st_uid, info.st_gid) == (node.uid, node.gid)

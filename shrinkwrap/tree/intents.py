@@ -12,11 +12,8 @@ from contextlib import suppress
 from typing import Final
 
 from shrinkwrap.record.record import RECORD_BYTES, Goal, Intent
-from shrinkwrap.snapshot.view import FILE
 from shrinkwrap.tree.base import Base, boot_id
-from shrinkwrap.tree.beneath import DIRECTORY, open_beneath, split
-from shrinkwrap.tree.disk import DiskWalk
-from shrinkwrap.tree.place import HARDLINK
+from shrinkwrap.tree.beneath import DIRECTORY, open_beneath
 
 _NAME: Final = b"/intent.json"
 #: Clocks of file systems tick coarsely.
@@ -58,7 +55,7 @@ def drop_doubtful(base: Base, notice: Callable[[str], None]) -> None:
     if not doubtful:
         return
     since = min(intent.since for _, intent in doubtful)
-    dropped = sum(_drop_copies(base, fqrn, since) for fqrn, intent in doubtful if _copies(intent))
+    dropped = 0
     data = base.folders.fd(b".data")
     listing = os.open(b".", DIRECTORY, dir_fd=data)
     try:
@@ -86,24 +83,6 @@ def _drop_since(data: int, shard: bytes, since: int) -> int:
                 dropped += 1
     finally:
         os.close(folder)
-    return dropped
-
-
-def _copies(intent: Intent) -> bool:
-    """True if the files of the tree may be inodes of their own, that nobody can tell by the store to be doubtful."""
-    return intent.goal is None or intent.goal.link_mode != HARDLINK
-
-
-def _drop_copies(base: Base, fqrn: str, since: int) -> int:
-    tree = fqrn.encode()
-    if not os.path.lexists(os.path.join(base.path, fqrn)):
-        return 0
-    dropped = 0
-    for old in DiskWalk(base, tree):
-        if old.kind == FILE and old.info is not None and old.info.st_ctime_ns >= since:
-            parent, name = split(tree + old.path)
-            os.unlink(name, dir_fd=base.folders.fd(parent))
-            dropped += 1
     return dropped
 
 

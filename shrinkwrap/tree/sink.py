@@ -24,6 +24,8 @@ from shrinkwrap.tree.place import (
 
 #: Overflow names of one object, ``name~1`` and on: more than 65,000 × this many links are not to be expected.
 MAX_OVERFLOW: Final = 10_000
+#: Bytes that are held against each other at a time.
+_COMPARED: Final = 1 << 20
 _CREATE: Final = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
@@ -189,6 +191,25 @@ class Store:
                 return True
         return False
 
+    def equals(self, stored: str, folder: int, name: bytes) -> bool:
+        """True if a file in a folder has the content of a stored file, byte for byte; False if that is not there."""
+        shard, _, rest = stored.partition("/")
+        shard_fd = self._shard(shard, make=False)
+        try:
+            one = -1 if shard_fd < 0 else self._open_stored(rest, shard_fd)
+        except FileNotFoundError:
+            one = -1
+        if one < 0:
+            return False
+        try:
+            two = self._open_stored(name, folder)
+            try:
+                return _same_bytes(one, two)
+            finally:
+                os.close(two)
+        finally:
+            os.close(one)
+
     def drop(self, name: str) -> None:
         """Take an object out of the store, with its overflow names: it is not what its name says."""
         shard, _, rest = name.partition("/")
@@ -284,7 +305,7 @@ class Store:
             os.close(source)
         return temporary
 
-    def _open_stored(self, rest: str, folder: int) -> int:
+    def _open_stored(self, rest: str | bytes, folder: int) -> int:
         flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC
         try:
             return os.open(rest, flags, dir_fd=folder)
@@ -373,6 +394,17 @@ class Store:
         shard, _, rest = stored.partition("/")
         os.rename(temporary, f"{rest}~{number}", src_dir_fd=self._tmp, dst_dir_fd=self._shard(shard, make=False))
         self._counts["overflow"] += 1
+
+
+def _same_bytes(one: int, two: int) -> bool:
+    position = 0
+    while True:
+        piece = os.pread(one, _COMPARED, position)
+        if piece != os.pread(two, _COMPARED, position):
+            return False
+        if not piece:
+            return True
+        position += len(piece)
 
 
 def group_of(name: str) -> str:

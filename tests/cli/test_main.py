@@ -223,8 +223,8 @@ def test_a_mistake_is_told_in_one_line_and_nothing_is_made(
 def test_without_a_key_of_ones_own_those_of_the_client_are_looked_for(
     good: dict[str, list[str]], repos: Path, scratch: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    folder = scratch / "keys"
-    monkeypatch.setattr(opt, "CLIENT_KEYS", str(folder))
+    folder = scratch / "etc" / "cvmfs" / "keys"
+    monkeypatch.setattr(opt, "CLIENT_ROOT", str(scratch))
     complains(call(*words(good, without=["--key"])), 2)
     (folder / "cern.ch").mkdir(parents=True)
     complains(call(*words(good, without=["--key"])), 2)

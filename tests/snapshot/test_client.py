@@ -233,12 +233,9 @@ def test_external_servers_do_not_inherit_proxies(tmp_path: Path) -> None:
     text = (
         "CVMFS_SERVER_URL=http://h/x\nCVMFS_HTTP_PROXY=http://a:1\nCVMFS_EXTERNAL_URL='http://e/;http://g;http://k'\n"
     )
-    found = given_file(
-        tmp_path, text + "CVMFS_EXTERNAL_MAX_SERVERS=2\nCVMFS_TIMEOUT=7\nCVMFS_EXTERNAL_TIMEOUT_DIRECT=9\n"
-    )
+    found = given_file(tmp_path, text + "CVMFS_EXTERNAL_MAX_SERVERS=2\n")
     assert found.source().external_servers == ("http://e/", "http://g")
     assert found.source().external_proxies == "DIRECT"
-    assert (found.external_timeout_proxy, found.external_timeout_direct) == (7, 9)
     text += "CVMFS_EXTERNAL_HTTP_PROXY='http://q:1;DIRECT'\nCVMFS_EXTERNAL_FALLBACK_PROXY=http://f:1\n"
     assert given_file(tmp_path, text).source().external_proxies == "http://q:1;http://f:1"
 
@@ -347,8 +344,6 @@ def test_switches_numbers_and_folders(tmp_path: Path) -> None:
     [
         "CVMFS_TIMEOUT",
         "CVMFS_TIMEOUT_DIRECT",
-        "CVMFS_EXTERNAL_TIMEOUT",
-        "CVMFS_EXTERNAL_TIMEOUT_DIRECT",
         "CVMFS_LOW_SPEED_LIMIT",
         "CVMFS_MAX_RETRIES",
         "CVMFS_BACKOFF_INIT",

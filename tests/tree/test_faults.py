@@ -8,6 +8,7 @@ import signal
 import socket
 import stat
 import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -32,9 +33,10 @@ from support.exporting import (
 from support.filesystems import Filesystem, filesystem, own_namespace
 from support.forking import Ended, Forks
 from support.golden import Pinned
-from support.listing import AS_ROOT, AS_USER, ORDINARY, list_tree
-from support.processes import need
+from support.listing import AS_ROOT, AS_USER, ORDINARY, as_user, list_tree
+from support.processes import dying_with_parent, need
 from support.servers import RepoServer
+from tree.storing import link_often
 
 root = pytest.mark.root
 REV1, REV2, REV3 = (Pinned("small.cern.ch", f"rev{number}") for number in (1, 2, 3))
@@ -259,7 +261,7 @@ def test_a_second_run_is_refused_while_the_first_works_or_waits_for_it(here: Her
             text=True,
             env=_env(),
         )
-        _wait(lambda: "locks_lock_inode_wait" in _stack(process.pid) or _sleeps_in_flock(process.pid))
+        _wait(lambda: _waits_for_a_lock(process.pid))
         assert process.poll() is None
         here.check(REV1, base)
     assert process.communicate(timeout=60)[1] is not None
@@ -268,10 +270,6 @@ def test_a_second_run_is_refused_while_the_first_works_or_waits_for_it(here: Her
 
 
 def _python() -> list[str]:
-    import sys
-
-    from support.processes import dying_with_parent
-
     return [*dying_with_parent(), sys.executable, "-m", "shrinkwrap"]
 
 
@@ -279,14 +277,7 @@ def _env() -> dict[str, str]:
     return {"PATH": os.defpath, "LANG": "C.UTF-8", "PYTHONPATH": str(golden.CHECKOUT), "PYTHONDONTWRITEBYTECODE": "1"}
 
 
-def _stack(pid: int) -> str:
-    try:
-        return Path(f"/proc/{pid}/stack").read_text()
-    except OSError:
-        return ""
-
-
-def _sleeps_in_flock(pid: int) -> bool:
+def _waits_for_a_lock(pid: int) -> bool:
     # "1: -> FLOCK  ADVISORY  WRITE 4242 …" is a lock that is waited for.
     return any("->" in line and f" {pid} " in line for line in Path("/proc/locks").read_text().splitlines())
 
@@ -451,8 +442,6 @@ def test_a_file_system_that_holds_neither_links_nor_owners_is_refused_in_one_lin
 @root
 @pytest.mark.parametrize("kind", ["ext4", "xfs"])
 def test_more_paths_of_one_file_than_an_inode_can_have(kind: str, make_filesystem: Callable[..., Filesystem]) -> None:
-    from tree.storing import link_often
-
     made = make_filesystem(kind, size=512 * MIB)
     number = 65_100
     inodes, counts = link_often(made.folder("base"), number)
@@ -622,6 +611,19 @@ def test_repair_takes_no_content_from_a_stored_file_that_was_changed(here: Here,
 
 
 @root
+def test_repair_sees_a_changed_copy_whose_size_and_time_tell_nothing(here: Here, tmp_path: Path) -> None:
+    base = tmp_path / "base"
+    here.run(REV1, base, "--link-mode", "copy").ok()
+    changed = base / FQRN / "special" / "meta" / "mode"
+    info = changed.stat()
+    changed.write_bytes(bytes(info.st_size))
+    os.utime(changed, ns=(info.st_mtime_ns, info.st_mtime_ns))
+    counts = here.run(REV1, base, "--link-mode", "copy", "--repair").ok().json["counts"]
+    assert (counts["changed"], counts.get("fetched", 0)) == (1, 0)
+    assert differences(base, REV1, AS_ROOT.without_groups(), selected(REV1, *FOLDERS)) == []
+
+
+@root
 def test_repair_sees_changed_attributes_of_files(here: Here, tmp_path: Path) -> None:
     base = tmp_path / "base"
     here.run(REV1, base).ok()
@@ -686,17 +688,10 @@ def test_a_destination_with_the_setgid_bit_keeps_its_group_and_lends_no_bit(
     spec.write_bytes(b"".join(folder + b"/*\n" for folder in FOLDERS))
     for at in (REV1, REV2):
         run_cli(*words(at, base, *from_server(at, repo_server), spec=spec), user=ORDINARY).ok()
-        projection = golden_of_group(54321)
-        assert differences(base, at, projection, selected(at, *FOLDERS)) == []
+        assert differences(base, at, as_user(ORDINARY[0], 54321), selected(at, *FOLDERS)) == []
     before = everything(base / FQRN)
     run_cli(*words(REV2, base, *from_server(REV2, repo_server), "--repair", spec=spec), user=ORDINARY).ok()
     assert everything(base / FQRN) == before
-
-
-def golden_of_group(gid: int) -> Any:
-    from support.listing import as_user
-
-    return as_user(ORDINARY[0], gid)
 
 
 @root

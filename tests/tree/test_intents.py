@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import os
+import hashlib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -19,11 +19,9 @@ ONE, TWO = "one.cern.ch", "two.cern.ch"
 _SPEC = b"/*\n"
 
 
-def goal(fqrn: str = ONE, link_mode: str = "hardlink") -> Goal:
-    import hashlib
-
+def goal(fqrn: str = ONE) -> Goal:
     view = ViewOptions(claim=True, uid=0, gid=0)
-    return Goal(fqrn, "0" * 40, 0, _SPEC, hashlib.sha256(_SPEC).hexdigest(), "2.14", view, link_mode)
+    return Goal(fqrn, "0" * 40, 0, _SPEC, hashlib.sha256(_SPEC).hexdigest(), "2.14", view, "hardlink")
 
 
 @pytest.fixture
@@ -113,21 +111,3 @@ def test_an_intent_that_cannot_be_read_is_as_good_as_the_worst(text: bytes, base
     assert read_intent(base, ONE) is not None
     drop_doubtful(base, lambda line: None)
     assert not file.exists()
-
-
-@pytest.mark.parametrize(("mode", "kept"), [("copy", False), ("reflink", False), ("hardlink", True)])
-def test_files_of_the_tree_that_are_copies_are_dropped_with_the_store_s(
-    mode: str, kept: bool, base: Base, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    tree = Path(base.path, ONE)
-    (tree / "old").write_text("old")
-    while base.clock() <= (tree / "old").stat().st_ctime_ns:
-        pass
-    begin(base, ONE, goal(ONE, mode))
-    (tree / "folder").mkdir()
-    (tree / "folder" / "new").write_text("new")
-    (tree / "link").symlink_to("old")
-    start_anew(monkeypatch)
-    drop_doubtful(base, lambda line: None)
-    assert sorted(os.listdir(tree)) == ["folder", "link", "old"]
-    assert (tree / "folder" / "new").exists() == kept
