@@ -166,8 +166,9 @@ def stored(dest: Path) -> list[str]:
 
 
 def state(dest: Path) -> tuple[list[Record], list[Record]]:
-    """Tree and records of an export, whole, down to the inodes."""
-    return list_tree(dest / FQRN), list_tree(dest / ".provenance" / FQRN)
+    """Tree and records of an export, whole, down to the inodes; the log of runs may grow."""
+    records = list_tree(dest / ".provenance" / FQRN)
+    return list_tree(dest / FQRN), [record for record in records if record.path not in (b"/", b"/runs.jsonl")]
 
 
 def wanted(at: Pinned, branches: tuple[bytes, ...] = BRANCHES) -> list[Record]:

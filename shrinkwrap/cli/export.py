@@ -100,6 +100,10 @@ def export(
         ),
     ] = 10.0,
     quiet: Annotated[bool, typer.Option("-q", "--quiet", help="Print nothing but errors.")] = False,
+    listing: Annotated[
+        str,
+        typer.Option("--listing", metavar="FILE", help="Write the listing of the export there, as lines of JSON."),
+    ] = "",
     as_json: opt.Json = False,
 ) -> None:
     """Export what a spec file selects of a repository: verified, deduplicated, resumable.
@@ -153,6 +157,7 @@ def export(
         wait=wait,
         blacklist=whence.blacklist(settings),
         strict=strict,
+        listing=listing,
     )
     with Progress(period=period, quiet=quiet or as_json) as progress:
         for line in (*opt.notes(settings), *spec.warnings):

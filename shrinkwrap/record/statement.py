@@ -21,6 +21,7 @@ from typing import Any, Final, NoReturn, Self
 
 from shrinkwrap.cvmfs import limits
 from shrinkwrap.cvmfs.digest import RMD160, SHA1, SHAKE128, SIZE, Digest
+from shrinkwrap.cvmfs.owners import OwnerMap, parse_owner_map
 from shrinkwrap.errors import CorruptObject
 from shrinkwrap.snapshot.repository import Pin
 
@@ -90,6 +91,9 @@ class Options:
     keep_suid: bool = False
     share_mtime: bool = False
     link_mode: str = "hardlink"
+    world_readable: bool = False
+    uid_map: OwnerMap | None = None
+    gid_map: OwnerMap | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,6 +156,9 @@ class Statement:
                             "keepSuid": self.options.keep_suid,
                             "shareMtime": self.options.share_mtime,
                             "linkMode": self.options.link_mode,
+                            "worldReadable": self.options.world_readable,
+                            **_map_to_json("uidMap", self.options.uid_map),
+                            **_map_to_json("gidMap", self.options.gid_map),
                         },
                         "variables": [_variable_to_json(name, value) for name, value in sorted(self.variables.items())],
                     },
@@ -230,7 +237,7 @@ class Statement:
         given = {item["name"]: item for item in definition["resolvedDependencies"]}
         snapshot = given[_ROOT]["annotations"]
         asked = parameters["options"]
-        _only(asked, "claim", "keepSuid", "shareMtime", "linkMode")
+        _only(asked, "claim", "keepSuid", "shareMtime", "linkMode", "worldReadable", "uidMap", "gidMap")
         annotations = subject["annotations"]
         statement = cls(
             fqrn=_str(parameters["fqrn"]),
@@ -247,6 +254,9 @@ class Statement:
                 _bool(asked["keepSuid"]),
                 _bool(asked["shareMtime"]),
                 _str(asked["linkMode"]),
+                _bool(asked["worldReadable"]),
+                _map_from_json(asked.get("uidMap")),
+                _map_from_json(asked.get("gidMap")),
             ),
             variables=_variables(parameters["variables"]),
             listing_sha256=_matching(_SHA256, subject["digest"]["sha256"]),
@@ -289,6 +299,14 @@ def _pin_to_json(pin: Pin) -> dict[str, Any]:
     if pin.root_hash:
         return {"kind": "root-hash", "value": pin.root_hash, "unsigned": pin.unsigned}
     return {"kind": "head"}
+
+
+def _map_to_json(key: str, owners: OwnerMap | None) -> dict[str, list[str]]:
+    """A map as the lines of its file (FORMAT.md §8.4)."""
+    if owners is None:
+        return {}
+    lines = [f"{old} {new}" for old, new in owners.pairs]
+    return {key: lines if owners.default is None else [*lines, f"* {owners.default}"]}
 
 
 def _variable_to_json(name: bytes, value: bytes | None) -> dict[str, Any]:
@@ -369,6 +387,14 @@ def _bool(value: object) -> bool:
     if not isinstance(value, bool):
         raise TypeError(f"{str(value)[:80]!r} is neither true nor false")
     return value
+
+
+def _map_from_json(value: object) -> OwnerMap | None:
+    if value is None:
+        return None
+    if not isinstance(value, list):
+        raise TypeError("a map of owners is not a list of lines")
+    return parse_owner_map("\n".join(_str(line) for line in value).encode(), "map")
 
 
 def _matching(pattern: re.Pattern[str], value: object) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import stat
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from hashlib import blake2b
 from struct import Struct
@@ -111,6 +111,8 @@ class Report:
     KEEP: ClassVar[int] = 1000
     counts: dict[str, int] = field(default_factory=dict)
     cases: dict[str, list[tuple[bytes, str]]] = field(default_factory=dict)
+    #: Told of every case as it comes: kind, path, detail.
+    told: Callable[[str, bytes, str], None] | None = None
     #: Variables that link targets use, with their values; None for those that are not set.
     variables: dict[bytes, bytes | None] = field(default_factory=dict)
 
@@ -119,6 +121,8 @@ class Report:
         cases = self.cases.setdefault(what, [])
         if len(cases) < self.KEEP:
             cases.append((path, detail))
+        if self.told is not None:
+            self.told(what, path, detail)
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,34 +7,35 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 
 from shrinkwrap import __version__
 from shrinkwrap.cvmfs.authz import refuse_protected
 from shrinkwrap.cvmfs.blacklist import Blacklist
-from shrinkwrap.cvmfs.entry import show
-from shrinkwrap.cvmfs.manifest import parse_manifest
+from shrinkwrap.cvmfs.entry import Entry, show
+from shrinkwrap.cvmfs.manifest import Manifest, parse_manifest
 from shrinkwrap.cvmfs.trust import KnownHead, check_fqrn
 from shrinkwrap.engine.batches import Batcher
 from shrinkwrap.engine.work import Failure, Item, Worker
 from shrinkwrap.errors import CorruptObject, MissingObject, NetworkError, ShrinkwrapError, UsageError, WarningsAreErrors
 from shrinkwrap.fetch.source import open_source
-from shrinkwrap.fetch.types import Source
+from shrinkwrap.fetch.types import FetchStats, Source
 from shrinkwrap.record.record import RECORD_BYTES, Goal, Record, SeenHead, key_ring
 from shrinkwrap.snapshot.catalogs import CatalogStore, ObjectKeeper
 from shrinkwrap.snapshot.merge import merge
 from shrinkwrap.snapshot.repository import Accepted, Repository, Revision
-from shrinkwrap.snapshot.view import DIR, FILE, LINK, Node, View, ViewOptions
+from shrinkwrap.snapshot.view import DIR, FILE, LINK, Node, Report, View, ViewOptions
 from shrinkwrap.snapshot.walk import Walk, bring_catalogs
 from shrinkwrap.spec.matcher import Matcher
+from shrinkwrap.tree.accounts import Accounts
 from shrinkwrap.tree.base import Base, explain
 from shrinkwrap.tree.before import Before, before, decode, known, namer, nothing_new
 from shrinkwrap.tree.intents import begin, drop_doubtful, end
 from shrinkwrap.tree.lines import LineCounts
 from shrinkwrap.tree.place import Check
 from shrinkwrap.tree.probe import probe
-from shrinkwrap.tree.request import FORESEEN, ExportRequest, ExportResult, Hooks
+from shrinkwrap.tree.request import FORESEEN, WARNINGS, ExportRequest, ExportResult, Hooks
 from shrinkwrap.tree.sink import Store, TreeSink, join, mode_of
 from shrinkwrap.tree.update import Update
 
@@ -62,7 +63,7 @@ def export(request: ExportRequest, hooks: Hooks | None = None) -> ExportResult:
         try:
             base = Base(request.dest, wait=request.wait)
             stack.callback(base.close)
-            return _Run(request, hooks or Hooks(), base, stack).go()
+            return _Run(request, hooks or Hooks(), base, stack).logged()
         except OSError as exc:
             raise explain(exc, request.dest) from exc
 
@@ -78,10 +79,28 @@ class _Run:
         self.result = ExportResult(self.fqrn, base.path)
         self.folder = base.provenance(self.fqrn)
         self.failures: list[Failure] = []
+        self.source: Source | None = None
+        self.head: Manifest | None = None
+        base.make_folder(self.folder, 0o755)
+        self.accounts = Accounts(base, self.folder, request, self.result, self.notice, stack)
 
     def notice(self, line: str) -> None:
         self.result.notices.append(line)
         self.hooks.notice(line)
+
+    def logged(self) -> ExportResult:
+        """The whole run, and its line in the log, however it ends."""
+        error: BaseException | None = None
+        try:
+            return self.go()
+        except OSError as exc:
+            error = explain(exc, self.request.dest)
+            raise error from exc
+        except BaseException as exc:
+            error = exc
+            raise
+        finally:
+            self.accounts.log(FetchStats() if self.source is None else self.source.stats, error)
 
     def go(self) -> ExportResult:
         request, base, result = self.request, self.base, self.result
@@ -90,12 +109,12 @@ class _Run:
         link_mode = mode_of(request.link_mode, hardlinks=abilities.hardlinks, reflinks=abilities.reflinks)
         if link_mode != request.link_mode:
             self.notice(f"{base.path}: the file system has no {request.link_mode}s, using {link_mode}")
-        base.make_folder(self.folder, 0o755)
         there = known(base, self.fqrn, repair=request.repair)
 
         self.hooks.phase("head")
         source = open_source(request.source, self.notice)
         self.stack.callback(source.close)
+        self.source = source
         keeper = ObjectKeeper(source, base.keep())
         revision = self._revision(source, keeper)
         goal = self._goal(revision, link_mode)
@@ -106,9 +125,9 @@ class _Run:
             and there.record is not None
             and nothing_new(there, goal, request.variables)
             and not (request.strict and self._had_warnings(there.record))
+            and self.accounts.restate(revision, self.head)
         ):
-            result.reason = "unchanged"
-            result.counts = dict(there.record.counts)
+            self._unchanged(there.record, goal, keeper)
             return result
 
         self.hooks.phase("catalogs")
@@ -137,6 +156,7 @@ class _Run:
             own=self.own,
             notice=self.notice,
         )
+        self.accounts.open()
         begin(base, self.fqrn, goal)
         lines = LineCounts(request.spec)
         walk = Walk(catalogs, goal.root, matcher, notice=self.notice, count=lines)
@@ -147,7 +167,25 @@ class _Run:
         self.hooks.phase("sync")
         base.sync()
         self._commit(goal, revision)
+        self.accounts.commit_listing()
         return result
+
+    def _unchanged(self, record: Record, goal: Goal, keeper: ObjectKeeper) -> None:
+        """Nothing is new. A listing that is asked for is made from the kept catalogs."""
+        result = self.result
+        result.reason = "unchanged"
+        result.counts = {name: count for name, count in record.counts.items() if name not in WARNINGS}
+        result.report.counts.update((name, count) for name, count in record.counts.items() if name in WARNINGS)
+        if self.request.listing:
+            catalogs = CatalogStore(keeper, self.base.scratch)
+            self.stack.callback(catalogs.close)
+            matcher = Matcher(self.request.spec)
+            bring_catalogs(catalogs, goal.root, matcher)
+            self.accounts.open_listing()
+            view = View(goal.view, self.request.variables, Report())
+            for _ in _nodes(Walk(catalogs, goal.root, matcher), view, self.accounts.show):
+                continue
+            self.accounts.commit_listing()
 
     # -- the snapshot ------------------------------------------------------------------------------------------------
 
@@ -176,6 +214,7 @@ class _Run:
             repository.accept(Accepted(parse_manifest(data), data, b"", seen.expires))
         else:
             self._remember(repository.head(data))
+        self.head = repository.head().manifest
         return repository.resolve(request.pin)
 
     def _remember(self, accepted: Accepted) -> None:
@@ -258,7 +297,7 @@ class _Run:
         )
         try:
             self.hooks.phase("objects")
-            update.apply(merge(old.stream, _nodes(walk, view)), old.walk)
+            update.apply(merge(old.stream, _nodes(walk, view, self.accounts.show)), old.walk)
             batcher.finish()
             if self.failures:
                 update.finish(failed=True)
@@ -324,13 +363,16 @@ class _Run:
             counts=counts,
             tool=__version__,
         )
+        self.accounts.commit(goal, revision, self.head, counts)
         self.base.replace_file(self.folder + b"/record.json", record.to_bytes())
         end(self.base, self.fqrn)
 
 
-def _nodes(walk: Walk, view: View) -> Iterator[Node]:
-    """The walk's entries as they are to come out."""
+def _nodes(walk: Walk, view: View, show: Callable[[Entry, Node], None] | None = None) -> Iterator[Node]:
+    """The walk's entries as they are to come out; ``show`` is told of each."""
     for entry in walk:
         node = view.node(entry)
         if node is not None:
+            if show is not None:
+                show(entry, node)
             yield node

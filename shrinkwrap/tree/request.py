@@ -38,6 +38,7 @@ class ExportRequest:
         repair: believe the disk instead of the record.
         wait: wait for another run to end.
         blacklist: of this site.
+        listing: file for the listing of the export; none if empty.
         strict: refuse to touch anything if there is something to warn of.
     """
 
@@ -58,6 +59,7 @@ class ExportRequest:
     repair: bool = False
     wait: bool = False
     blacklist: Blacklist = field(default_factory=Blacklist)
+    listing: str = ""
     strict: bool = False
 
 

@@ -402,6 +402,8 @@ def test_one_chunk_is_enough(publisher: Publisher, read: Open) -> None:
         [(3, 3, RAW)],
         [(0, 3, RAW), (2, 4, RAW)],
         [(0, 2, RAW), (3, 3, RAW)],
+        [(0, 3, RAW), (4, 3, RAW)],
+        [(1, 6, RAW)],
         [(0, 3, RAW), (0, 3, RAW), (3, 3, RAW)],
         [(0, 3, RAW), (3, 4, RAW)],
         [(0, 6, RAW), (6, 0, RAW)],

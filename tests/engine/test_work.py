@@ -380,6 +380,35 @@ def test_a_second_attempt_begins_anew(
     assert sink.content(batch[b"/c"]) == noise(400_000, 2) + noise(1000, 3)
 
 
+class Stumbling(Recording):
+    """Each first attempt breaks off after some bytes that were right."""
+
+    def fetch(self, requests: Iterable[Request]) -> Iterator[Outcome]:
+        def tried() -> Iterator[Request]:
+            for request in requests:
+                request.body.start()
+                request.body.write(zlib.compress(noise(3000, 5))[:500])
+                yield request
+
+        return super().fetch(tried())
+
+
+@BOTH
+def test_what_came_before_a_transfer_broke_off_is_forgotten(
+    publisher: Publisher, sink: FolderSink, monkeypatch: pytest.MonkeyPatch, way: Way
+) -> None:
+    way(monkeypatch)
+    builder = publisher.catalog()
+    builder.file(b"/f", noise(3000, 5))
+    builder.file(b"/c", pieces=[noise(3000, 5), noise(3000, 5)])
+    batch = items(publisher, builder)
+    worker = Worker(Stumbling(open_source(publisher.config())), sink.open())
+    assert worker.run(list(batch.values())).failures == []
+    worker.close()
+    assert sink.content(batch[b"/f"]) == noise(3000, 5)
+    assert sink.content(batch[b"/c"]) == noise(3000, 5) * 2
+
+
 # -- errors of the sink ------------------------------------------------------------------------------------------
 
 

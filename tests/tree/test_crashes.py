@@ -38,7 +38,7 @@ REVISIONS = (REV1, REV2, REV3)
 #: Everything that can become of a path between two revisions, in few paths.
 FOLDERS = (b"/special/swap", b"/special/meta", b"/special/hard")
 #: Of the calls that change the disk each is tried in long runs, else one of so many.
-EVERY = [pytest.param(37, id="some"), pytest.param(1, id="each", marks=pytest.mark.long)]
+EVERY = [pytest.param(61, id="some"), pytest.param(1, id="each", marks=pytest.mark.long)]
 
 
 def some(calls: int, every: int) -> range:
