@@ -193,6 +193,10 @@ class _Run:
         """The snapshot to export. A manifest that was verified before costs no more requests."""
         request, base = self.request, self.base
         seen = SeenHead.from_json(base.read_json(self.folder + b"/head.json", RECORD_BYTES))
+        if seen is None and base.read_file(self.folder + b"/head.json", RECORD_BYTES) is not None:
+            self.notice(
+                "head.json cannot be read: which head was seen last is forgotten, an older one would be accepted"
+            )
         now = time.time()
         repository = Repository(
             self.fqrn,
@@ -342,7 +346,7 @@ class _Run:
         named = [f"{show(failure.path)}: {failure.error.message}" for failure in self.failures[:_NAMED_FAILURES]]
         number = len(self.failures)
         return kind(
-            f"{number} file{'s' if number != 1 else ''} could not be had: {'; '.join(named)}"
+            f"{number} object{'s' if number != 1 else ''} could not be had: {'; '.join(named)}"
             + ("; …" if number > len(named) else ""),
             hint="nothing was replaced or removed, and what came is kept: run the same command again",
         )
