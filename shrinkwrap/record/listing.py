@@ -14,7 +14,6 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
-import os
 import stat
 from collections.abc import Mapping
 from typing import Any, BinaryIO, Final
@@ -64,8 +63,7 @@ def entry_row(entry: Entry, target: bytes, *, as_mounted: bool = False) -> dict[
     if as_mounted:
         out["nlink"] = entry.link_count
     if kind in ("chardev", "blockdev"):
-        # The column holds the device number (FORMAT.md §6.5), which the catalog's type has a sign for.
-        out["rdev"] = [os.major(entry.size & _UNSIGNED), os.minor(entry.size & _UNSIGNED)]
+        out["rdev"] = list(_device(entry.size & _UNSIGNED))
     if kind == "symlink":
         out.update(text("target", target))
         if target != entry.target:
@@ -80,6 +78,11 @@ def entry_row(entry: Entry, target: bytes, *, as_mounted: bool = False) -> dict[
 def repository_row(entry: Entry, variables: Mapping[bytes, bytes]) -> dict[str, Any]:
     """The same as a mount of the repository shows it, as far as catalogs know. Raises CatalogError."""
     return entry_row(entry, expand(entry.target, variables) if entry.is_link else b"", as_mounted=True)
+
+
+def _device(number: int) -> tuple[int, int]:
+    """Major and minor number in glibc's encoding (FORMAT.md §6.5): what os.major and os.minor do where they can."""
+    return (number >> 8) & 0xFFF | (number >> 32) & 0xFFFFF000, number & 0xFF | (number >> 12) & 0xFFFFFF00
 
 
 def _content(entry: Entry, as_mounted: bool) -> dict[str, Any]:

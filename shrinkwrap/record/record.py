@@ -36,6 +36,7 @@ class Goal:
         rules: which meaning of the grammar.
         view: how entries are shown.
         link_mode: hardlink, reflink or copy, as the destination can.
+        marker: the original's marker file stands in the root of the tree.
     """
 
     fqrn: str
@@ -46,6 +47,7 @@ class Goal:
     rules: str
     view: ViewOptions
     link_mode: str
+    marker: bool = False
 
     @property
     def root(self) -> NestedRef:
@@ -68,6 +70,8 @@ class Goal:
             rules=str(value["rules"]),
             view=_view(value["view"]),
             link_mode=str(value["link_mode"]),
+            # Records of earlier releases do not have it.
+            marker=bool(value.get("marker", False)),
         )
         parse_digest(goal.root_hash)
         if not 0 <= goal.root_size <= limits.CATALOG:
