@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from shrinkwrap.cli import options as opt
-from shrinkwrap.cli.output import print_json, say
+from shrinkwrap.cli.output import clean, print_json, say
 from shrinkwrap.errors import UsageError
 
 _EXAMPLES = """\b
@@ -19,6 +19,7 @@ Examples:
   shrinkwrap export -r sft.cern.ch --server URL --proxy 'http://squid:3128;DIRECT' \\
       -t root.spec --tag LCG_105 --env CMTCONFIG=x86_64-el9-gcc13-opt -j 16
   shrinkwrap export -r sft.cern.ch --storage /srv/cvmfs/sft.cern.ch -t root.spec --json
+  shrinkwrap export -r sft.cern.ch -t sft.cern.ch.spec --dry-run
 """
 
 
@@ -81,12 +82,20 @@ def export(
     allow_rollback: Annotated[
         bool, typer.Option("--allow-rollback", help="Accept a head that is older than the one seen last.")
     ] = False,
+    adopt: Annotated[
+        bool,
+        typer.Option("--adopt", help="Take over a destination that cvmfs_shrinkwrap made; what can be proved is kept."),
+    ] = False,
     repair: Annotated[
         bool, typer.Option("--repair", help="Compare with the disk instead of the record, and mend the tree.")
     ] = False,
     strict: Annotated[
         bool,
         typer.Option("--strict", help="Warnings are errors: found in the catalogs before anything is touched."),
+    ] = False,
+    dry: Annotated[
+        bool,
+        typer.Option("--dry-run", help="Tell what would be fetched, linked, replaced and removed; touch nothing."),
     ] = False,
     wait: Annotated[bool, typer.Option("--wait", help="Wait for another run on this destination to end.")] = False,
     period: Annotated[
@@ -111,12 +120,18 @@ def export(
     Nothing is trusted that no signature vouches for. A second run brings what changed; after any interruption the next
     run goes on from what is there.
     """
+    from shrinkwrap.cli.dry import table
     from shrinkwrap.cli.progress import Progress
     from shrinkwrap.spec.grammar import read_files
+    from shrinkwrap.tree.dry import dry_run
     from shrinkwrap.tree.export import export as run_export
     from shrinkwrap.tree.place import LINK_MODES
     from shrinkwrap.tree.request import ExportRequest
 
+    if dry and adopt:
+        raise UsageError("--dry-run cannot foresee what --adopt will find", hint="leave out one of them")
+    if not dest:
+        raise UsageError("-z is empty: no destination", hint="-z DIR; is a variable not set?")
     if link_mode not in LINK_MODES:
         raise UsageError(f"--link-mode {link_mode}: unknown", hint=f"one of {', '.join(LINK_MODES)}")
     whence = opt.Whence(
@@ -153,6 +168,7 @@ def export(
         share_mtime=share_mtime,
         link_mode=link_mode,
         allow_rollback=allow_rollback,
+        adopt=adopt,
         repair=repair,
         wait=wait,
         blacklist=whence.blacklist(settings),
@@ -162,7 +178,7 @@ def export(
     with Progress(period=period, quiet=quiet or as_json) as progress:
         for line in (*opt.notes(settings), *spec.warnings):
             progress.hooks.notice(line)
-        result = run_export(request, progress.hooks)
+        result = (dry_run if dry else run_export)(request, progress.hooks)
     result.notices[:0] = [*opt.notes(settings), *spec.warnings]
     if as_json:
         print_json({**result.to_json(), "exit_code": 0})
@@ -170,5 +186,7 @@ def export(
     if not quiet:
         for line in result.warnings()[len(result.notices) :]:
             say(f"warning: {line}")
-        for line in progress.summary(result):
+        for line in () if dry else progress.summary(result):
             say(line)
+        for line in table(result) if dry else ():
+            print(clean(line))

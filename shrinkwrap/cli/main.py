@@ -83,6 +83,7 @@ def _main(
 def run() -> None:
     """Entry point of the console script."""
     words = sys.argv[1:]
+    open_standard_streams()
     # Before anything is parsed: what the parser refuses has to end in an object too.
     output.json_command = _command_in(words) if "--json" in words else None
     if isinstance(sys.stdout, io.TextIOWrapper):
@@ -92,11 +93,26 @@ def run() -> None:
         signal.signal(signal.SIGTERM, _stop)
         code = _run(words or ["--help"])
     except (_ReaderGoneError, BrokenPipeError):
-        _give_up_output()  # nothing more to say, and nobody to say it to
+        output.give_up(sys.stdout)  # nothing more to say, and nobody to say it to
         code = 0
     except KeyboardInterrupt:
         code = output.fail(_interrupted())
     sys.exit(code)
+
+
+def open_standard_streams() -> None:
+    """What the caller has closed (``>&-``) leads nowhere; a file of ours would get its number otherwise."""
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # gets the lowest free number: this one
+            os.set_inheritable(number, True)
+    # Python has no objects for those that were closed when it started.
+    if sys.stdout is None:
+        sys.stdout = open(1, "w", closefd=False)  # noqa: SIM115 - lives as long as the process
+    if sys.stderr is None:
+        sys.stderr = open(2, "w", closefd=False)  # noqa: SIM115
 
 
 def _run(words: list[str]) -> int:
@@ -117,18 +133,13 @@ def _run(words: list[str]) -> int:
         what = os.fsdecode(exc.filename) if isinstance(exc.filename, str | bytes) else "output"
         code = output.fail(DestinationError(f"{what}: {exc.strerror or exc}"))
         if what == "output":
-            _give_up_output()
+            output.give_up(sys.stdout)
         return code
     except Exception as exc:  # noqa: BLE001 - exit code 1, Python's own, would mean something else
         traceback.print_exc()
         return output.fail(
             ShrinkwrapError(f"internal error: {type(exc).__name__}: {exc}", hint="please report it, with these lines")
         )
-
-
-def _give_up_output() -> None:
-    """What is still in buffers goes nowhere: Python would complain of it when it ends."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
 
 
 def _command_in(words: list[str]) -> str:

@@ -169,38 +169,21 @@ class Whence:
 
     def master_keys(self, settings: ClientSettings) -> tuple[MasterKey, ...]:
         """The keys given, or those that the configuration names. Raises UsageError."""
-        from shrinkwrap.cvmfs.keys import read_keys
-
-        chosen = self.keys or settings.keys
-        if not chosen:
-            raise UsageError(
-                f"no master key for {self.repo}: {CLIENT_KEYS} has none",
-                hint="--key FILE.pub; for *.cern.ch they come with the package cvmfs-config-default",
-            )
-        return tuple(read_keys(chosen))
+        return settings.master_keys(self.keys or ())
 
     def blacklist(self, settings: ClientSettings) -> Blacklist:
         """The blacklists given, or those of the configuration that are there (FORMAT.md §4.5). Raises UsageError."""
-        from shrinkwrap.cvmfs.blacklist import read_blacklists
-
-        return read_blacklists(self.blacklists or settings.blacklists)
+        return settings.blacklist(self.blacklists or ())
 
 
 def notes(settings: ClientSettings) -> list[str]:
     """What people should know of a configuration."""
-    return [
-        *settings.notes,
-        *(f"{origin}: {name} is no parameter that CernVM-FS knows" for name, origin in settings.unknown),
-    ]
+    return settings.remarks()
 
 
 def pin_of(pin: Pin, settings: ClientSettings) -> Pin:
     """The pin on the command line, else the one of the configuration. Raises UsageError."""
-    if not pin.follows_head:
-        return pin
-    configured = settings.pin()
-    configured.check()
-    return configured
+    return settings.chosen(pin)
 
 
 def make_pin(tag: str, revision: int | None, at: str, root_hash: str, unsigned: bool) -> Pin:

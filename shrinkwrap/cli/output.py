@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from contextlib import suppress
-from typing import Any
+from typing import Any, TextIO
 
 from shrinkwrap.errors import ShrinkwrapError, SpecError
 
@@ -20,8 +21,22 @@ def clean(text: str) -> str:
 
 
 def say(text: str) -> None:
-    """A line for people, beside the results: on standard error."""
-    print(clean(text), file=sys.stderr, flush=True)
+    """A line for people, beside the results: on standard error.
+
+    Nobody reading it (a full disk below a log, ``2>&1 | head``) is no reason to break off the work.
+    """
+    try:
+        print(clean(text), file=sys.stderr, flush=True)
+    except OSError:
+        give_up(sys.stderr)
+
+
+def give_up(stream: TextIO) -> None:
+    """What is in the stream's buffers, and what follows, goes nowhere: Python would complain of it when it ends."""
+    with suppress(OSError, ValueError):
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, stream.fileno())
+        os.close(nowhere)
 
 
 def print_json(value: Any) -> None:
@@ -33,11 +48,11 @@ def print_json(value: Any) -> None:
 json_command: str | None = None
 
 
-def fail(error: ShrinkwrapError) -> int:
+def fail(error: ShrinkwrapError, program: str = "shrinkwrap") -> int:
     """Say what went wrong and what to do; the exit code."""
     # The wrong lines of a specification come one below the other; other messages are one line, whatever they quote.
     first, *more = error.message.split("\n") if isinstance(error, SpecError) else [error.message]
-    say(f"shrinkwrap: {first}")
+    say(f"{program}: {first}")
     for line in more:
         say(line)
     if error.hint:

@@ -11,7 +11,6 @@ import typer
 
 from shrinkwrap.cli import options as opt
 from shrinkwrap.cli.output import say
-from shrinkwrap.errors import UsageError
 
 if TYPE_CHECKING:
     from shrinkwrap.snapshot.client import ClientSettings
@@ -48,15 +47,9 @@ class Reading:
     @contextmanager
     def snapshot(self) -> Iterator[tuple[Session, Revision, ClientSettings]]:
         """The repository, open, the snapshot that is asked for, and the configuration that says so."""
-        from shrinkwrap.cvmfs.authz import refuse_protected
-
         settings = self.whence.settings()
         with self.session(settings) as session:
-            revision = session.repository.resolve(opt.pin_of(self.pin, settings))
-            root = session.catalogs.open(revision.root)
-            refuse_protected(self.whence.repo, root.properties)
-            session.catalogs.release(root)
-            yield session, revision, settings
+            yield session, session.snapshot(opt.pin_of(self.pin, settings)), settings
 
 
 def _note(line: str) -> None:
@@ -65,9 +58,6 @@ def _note(line: str) -> None:
 
 def repository_path(text: str) -> bytes:
     """A path on the command line as one in the repository. Raises UsageError."""
-    import os
+    from shrinkwrap.snapshot import session
 
-    raw = os.fsencode(text)
-    if not raw.startswith(b"/"):
-        raise UsageError(f"{text}: not a path in the repository", hint="paths begin with /")
-    return b"".join(b"/" + name for name in raw.split(b"/") if name)
+    return session.repository_path(text)

@@ -99,6 +99,7 @@ IGNORED: Final[dict[str, str]] = {
     "CVMFS_QUOTA_LIMIT": _CACHE,
     "CVMFS_RELOAD_SOCKETS": _MOUNT,
     "CVMFS_REPOSITORIES": "the repository is named on the command line",
+    "CVMFS_REPOSITORY_NAME": "the repository is named on the command line",
     "CVMFS_SEND_INFO_HEADER": _TELEMETRY,
     "CVMFS_SERVER_CACHE_MODE": _MOUNT,
     "CVMFS_SHARED_CACHE": _CACHE,

@@ -167,23 +167,6 @@ class TrustedSet:
         self._manifest = manifest
         return manifest
 
-    @property
-    def unchanged(self) -> bool:
-        """The manifest that was added names the known head, which was verified when it was met first.
-
-        Nothing needs to be fetched then, not even the certificate (FORMAT.md §4.3 step 5). That says nothing
-        of other fields of the manifest, which are not verified.
-
-        Raises:
-            TrustError: there is no manifest yet, or the blacklist bans its revision.
-        """
-        manifest = self._claimed()
-        known = self._known
-        if known is None or (manifest.revision, manifest.root_hash) != (known.revision, known.root_hash):
-            return False
-        self._check_blacklist(manifest)
-        return True
-
     def certificate_request(self) -> tuple[str, int]:
         """Path below the repository's URL of the certificate, and the most bytes it may have as stored.
 
@@ -191,8 +174,10 @@ class TrustedSet:
             TrustError: there is no manifest yet.
         """
         manifest = self._claimed()
-        path = _alternative if manifest.alt_path else _regular
-        return path(self._certificate_hash(manifest), "X"), limits.stored_size(limits.CERTIFICATE)
+        digest = self._certificate_hash(manifest)
+        # The alternative name lies in the repository's root (FORMAT.md §1.3).
+        path = f".cvmfsalt-{digest}X" if manifest.alt_path else digest.object_path("X")
+        return path, limits.stored_size(limits.CERTIFICATE)
 
     def add_certificate(self, stored: bytes) -> None:
         """Take the certificate as stored, compressed (rules 5 to 7).
@@ -266,50 +251,6 @@ class TrustedSet:
             raise TrustError(f"{self.fqrn}: there is no verified whitelist yet")
         return self._whitelist
 
-    def catalog_request(self) -> tuple[str, int]:
-        """Path of the root catalog, and the most bytes it may have as stored. Raises as :attr:`head`."""
-        head = self.head
-        path = _alternative if head.alt_path else _regular
-        return path(head.root_hash, "C"), limits.stored_size(min(head.root_size or limits.CATALOG, limits.CATALOG))
-
-    def check_catalog(self, stored: bytes) -> bytes:
-        """The SQLite bytes of the head's root catalog. A caller that streams compares the same things.
-
-        Raises:
-            CorruptObject: another digest, not zlib, or another size than field B says.
-            TrustError: as :attr:`head`, or field B is beyond the cap of catalogs.
-        """
-        head = self.head
-        if head.root_size > limits.CATALOG:
-            raise TrustError(f"{self.fqrn}: a root catalog of {head.root_size} bytes is more than is allowed")
-        data = verify_object(head.root_hash, stored, head.root_size or limits.CATALOG)
-        if head.root_size and len(data) != head.root_size:
-            raise CorruptObject(
-                f"root catalog {head.root_hash}: {len(data)} bytes, expected {head.root_size} (field B)"
-            )
-        return data
-
-    def history_request(self) -> tuple[str, int]:
-        """Path of the head's history, and the most bytes it may have as stored.
-
-        It has no alternative path (FORMAT.md §1.3).
-
-        Raises:
-            UsageError: the repository has none.
-            TrustError: as :attr:`head`.
-        """
-        return _regular(self._history_hash(), "H"), limits.stored_size(limits.HISTORY)
-
-    def add_history(self, stored: bytes) -> bytes:
-        """The SQLite bytes of the head's history, for :class:`~shrinkwrap.cvmfs.history.History`.
-
-        Raises:
-            CorruptObject: not the object that the manifest names.
-            UsageError: the repository has none.
-            TrustError: as :attr:`head`.
-        """
-        return verify_object(self._history_hash(), stored, limits.HISTORY)
-
     # -- parts -----------------------------------------------------------------------------------------------
 
     def _claimed(self) -> Manifest:
@@ -321,15 +262,6 @@ class TrustedSet:
         if manifest.certificate is None:  # add_manifest lets none of these in
             raise TrustError(f"{self.fqrn}: the manifest names no certificate")
         return manifest.certificate
-
-    def _history_hash(self) -> Digest:
-        head = self.head
-        if head.history is None:
-            raise UsageError(
-                f"{self.fqrn}: it has no history, so there are no tags and dates to pin to",
-                hint="pin to a root hash",
-            )
-        return head.history
 
     def _check_blacklist(self, manifest: Manifest) -> None:
         lowest = self._blacklist.lowest_revision(self.fqrn)
@@ -356,15 +288,6 @@ class TrustedSet:
                 hint="a repository that was restored from a backup looks like this;"
                 " ask its owners, or allow the rollback",
             )
-
-
-def _regular(digest: Digest, suffix: str) -> str:
-    return digest.object_path(suffix)
-
-
-def _alternative(digest: Digest, suffix: str) -> str:
-    """Name in the repository's root (FORMAT.md §1.3)."""
-    return f".cvmfsalt-{digest}{suffix}"
 
 
 def _shown(certificate: Certificate) -> str:

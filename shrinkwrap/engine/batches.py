@@ -13,6 +13,8 @@ BATCH_ITEMS: Final = 512
 BATCH_BYTES: Final = 32 * limits.MIB
 #: Objects that wait in all shards together; beyond it the fullest shard goes out.
 WAITING_ITEMS: Final = 16_384
+#: Wishes for one item that are joined; with more its shard goes out. A payload grows with each of them.
+JOINED_ITEMS: Final = 1_024
 
 
 class Batcher:
@@ -32,6 +34,7 @@ class Batcher:
         self._join = join
         self._shards: dict[str, dict[str, Item]] = {}
         self._bytes: dict[str, int] = {}
+        self._joined: dict[str, int] = {}
         self._waiting = 0
 
     def add(self, item: Item) -> bool:
@@ -41,6 +44,9 @@ class Batcher:
         there = items.get(item.name)
         if there is not None:
             items[item.name] = self._join(there, item)
+            joined = self._joined[item.name] = self._joined.get(item.name, 0) + 1
+            if joined >= JOINED_ITEMS:
+                self._flush(shard)
             return False
         items[item.name] = item
         size = self._bytes[shard] = self._bytes.get(shard, 0) + item.content.size
@@ -55,6 +61,8 @@ class Batcher:
         items = self._shards.pop(shard)
         del self._bytes[shard]
         self._waiting -= len(items)
+        for name in items.keys() & self._joined.keys():
+            del self._joined[name]
         self._emit(list(items.values()))
 
     def finish(self) -> None:
@@ -71,4 +79,5 @@ class Batcher:
             self._emit(batch)
         self._shards.clear()
         self._bytes.clear()
+        self._joined.clear()
         self._waiting = 0

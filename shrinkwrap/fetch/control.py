@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import socket
+import threading
 import time
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
+from contextlib import suppress
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Self
 
 from shrinkwrap.errors import CorruptObject
 from shrinkwrap.fetch.http import (
@@ -42,6 +47,8 @@ class Control:
         self._network = network
         self._transport = transport
         self._clients: dict[str, httpx.Client] = {}
+        #: Connections of each client, perhaps closed by now.
+        self._sockets: dict[str, list[socket.socket]] = {}
         self._context: ssl.SSLContext | None = None
         self.past_caches = False
 
@@ -88,10 +95,13 @@ class Control:
         import httpx
 
         client = self._client(route.proxy)
-        speed = SpeedCheck(self._network.config.low_speed_limit, self._network.config.patience(route.proxy))
+        patience = self._network.config.patience(route.proxy)
+        speed = SpeedCheck(self._network.config.low_speed_limit, patience)
+        watch = _Watch(2 * patience, self._sockets.setdefault(route.proxy, []))
         try:
             url = httpx.URL(f"{route.url}/{path}")
-            with client.stream("GET", url, headers=NO_CACHE if no_cache else None) as answer:
+            headers = NO_CACHE if no_cache else None
+            with watch, client.stream("GET", url, headers=headers, extensions={"trace": watch.trace}) as answer:
                 failure = judge_status(
                     answer.status_code,
                     proxied=bool(route.proxy),
@@ -99,16 +109,16 @@ class Control:
                 )
                 if failure is not None:
                     return failure, describe_status(answer.status_code)
-                return self._read(answer, limit, speed)
+                return self._read(answer, limit, speed, watch)
         except CorruptObject as exc:
             return Failure.CORRUPT, exc.message
         except (httpx.ProxyError, httpx.UnsupportedProtocol, httpx.TooManyRedirects, httpx.InvalidURL) as exc:
             # Neither of the last three is the proxy's doing: the host sends us somewhere strange.
             return Failure.PROXY if isinstance(exc, httpx.ProxyError) else Failure.HOST, _words(exc)
         except (httpx.HTTPError, SlowError, OSError) as exc:
-            return Failure.TRANSFER, _words(exc)
+            return Failure.TRANSFER, "no answer in time" if watch.fired else _words(exc)
 
-    def _read(self, answer: httpx.Response, limit: int, speed: SpeedCheck) -> bytes:
+    def _read(self, answer: httpx.Response, limit: int, speed: SpeedCheck, watch: _Watch) -> bytes:
         """The body as it is sent, whatever its headers say about its length or encoding."""
         pieces: list[bytes] = []
         size = 0
@@ -119,6 +129,7 @@ class Control:
             if size > limit:
                 raise CorruptObject(f"larger than the {limit} bytes that are allowed")
             pieces.append(piece)
+            watch.restart()
             came = time.monotonic()
             speed.add(len(piece), came - asked)
             asked = came
@@ -147,6 +158,64 @@ class Control:
             )
             self._clients[proxy] = client
         return client
+
+
+class _Watch:
+    """Breaks off a connection on which nothing of use arrives.
+
+    The time-outs of httpx hold for each read: a head, or a trailer, that comes byte by byte would go on for days.
+
+    Args:
+        seconds: that a head, or the next piece of a body, may take.
+        sockets: connections of the client, of which one at a time is in use; new ones are added.
+
+    Attributes:
+        fired: the connection was broken off.
+    """
+
+    def __init__(self, seconds: float, sockets: list[socket.socket]) -> None:
+        self._seconds = seconds
+        self._sockets = sockets
+        self._due = 0.0
+        self._over = threading.Event()
+        self._thread: threading.Thread | None = None
+        self.fired = False
+
+    def trace(self, event: str, info: Mapping[str, Any]) -> None:
+        """Told by httpx of what it does: takes note of each new connection, and begins with each request."""
+        ask = getattr(info.get("return_value"), "get_extra_info", None)
+        found = None if ask is None else ask("socket")
+        if isinstance(found, socket.socket):
+            self._sockets[:] = [*(one for one in self._sockets if one.fileno() >= 0), found]
+        elif event.endswith(".send_request_headers.started"):
+            self.restart()
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._run, name="shrinkwrap-watch", daemon=True)
+                self._thread.start()
+
+    def restart(self) -> None:
+        """Something of use has arrived."""
+        self._due = time.monotonic() + self._seconds
+
+    def _run(self) -> None:
+        while not self._over.wait(max(0.0, self._due - time.monotonic())):
+            if time.monotonic() >= self._due:
+                self.fired = True
+                for one in self._sockets:
+                    # Not the method of a TLS socket, which would change what the other thread is reading from.
+                    with suppress(OSError):
+                        socket.socket.shutdown(one, socket.SHUT_RDWR)
+                return
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._over.set()
+        if self._thread is not None:
+            self._thread.join()
 
 
 def _words(exc: Exception) -> str:

@@ -371,8 +371,10 @@ class _Hand:
         events.put((job, _Head(answer.status == 206)))
         speed = SpeedCheck(self._config.low_speed_limit, self._config.patience(job.route.proxy))
         while not job.cancelled:
-            since = time.monotonic()
+            # Looked after here too: the trailers after a body may come one by one, without end.
+            since = job.asked = time.monotonic()
             data = answer.read1(_STEP)
+            job.asked = None
             speed.add(len(data), time.monotonic() - since)
             if not data:
                 break

@@ -70,10 +70,11 @@ class Goal:
             rules=str(value["rules"]),
             view=_view(value["view"]),
             link_mode=str(value["link_mode"]),
-            # Records of earlier releases do not have it.
-            marker=bool(value.get("marker", False)),
+            marker=value["marker"],
         )
         parse_digest(goal.root_hash)
+        if type(goal.marker) is not bool:
+            raise ValueError(f"not a marker: {goal.marker}")
         if not 0 <= goal.root_size <= limits.CATALOG:
             raise ValueError(f"a root catalog of {goal.root_size} bytes")
         if hashlib.sha256(goal.spec).hexdigest() != goal.spec_sha256:

@@ -8,7 +8,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
+from shrinkwrap.cvmfs.blacklist import Blacklist, read_blacklists
 from shrinkwrap.cvmfs.history import parse_date
+from shrinkwrap.cvmfs.keys import MasterKey, read_keys
 from shrinkwrap.cvmfs.options import (
     Parameter,
     boolean,
@@ -114,6 +116,33 @@ class ClientSettings:
         if self.tag:
             return Pin() if self.tag == "trunk" else Pin(tag=self.tag)
         return Pin(at=self.date)
+
+    def chosen(self, pin: Pin) -> Pin:
+        """A pin that was given, else the one of the configuration. Raises UsageError."""
+        if not pin.follows_head:
+            return pin
+        configured = self.pin()
+        configured.check()
+        return configured
+
+    def master_keys(self, given: Sequence[str] = ()) -> tuple[MasterKey, ...]:
+        """Keys from the files and folders that are given, else from those of the configuration. Raises UsageError."""
+        files = given or self.keys
+        if not files:
+            raise UsageError(
+                f"no master key for {self.fqrn}: /{FOLDER}/keys has none",
+                hint="--key FILE.pub; for *.cern.ch they come with the package cvmfs-config-default",
+            )
+        return tuple(read_keys(files))
+
+    def blacklist(self, given: Sequence[str] = ()) -> Blacklist:
+        """The blacklists given, or those of the configuration that are there (FORMAT.md §4.5). Raises UsageError."""
+        return read_blacklists(given or self.blacklists)
+
+    def remarks(self) -> list[str]:
+        """What people should know of the configuration, a line each."""
+        unknown = (f"{origin}: {name} is no parameter that CernVM-FS knows" for name, origin in self.unknown)
+        return [*self.notes, *unknown]
 
     def environment(self, process: Mapping[bytes, bytes], given: Mapping[bytes, bytes]) -> dict[bytes, bytes]:
         """Variables for variant symlinks: the process's, over them the configuration's, over both the ``given``."""

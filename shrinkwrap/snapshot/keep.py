@@ -89,3 +89,36 @@ class KeepFolder:
     def drop(self, digest: Digest, suffix: str) -> None:
         with suppress(FileNotFoundError):
             os.unlink(self._path(digest, suffix))
+
+
+class KeepAbove:
+    """A folder of kept objects that is only read, and another one for what it lacks.
+
+    Args:
+        below: nothing is written there; what is broken in it counts as missing.
+        above: takes what is new.
+    """
+
+    def __init__(self, below: KeepFolder, above: KeepFolder) -> None:
+        self._below = below
+        self._above = above
+        self._broken: set[tuple[Digest, str]] = set()
+
+    def open(self, digest: Digest, suffix: str) -> IO[bytes] | None:
+        found = self._above.open(digest, suffix)
+        if found is None and (digest, suffix) not in self._broken:
+            found = self._below.open(digest, suffix)
+        return found
+
+    def create(self) -> tuple[IO[bytes], str]:
+        return self._above.create()
+
+    def adopt(self, temporary: str, digest: Digest, suffix: str) -> None:
+        self._above.adopt(temporary, digest, suffix)
+
+    def discard(self, temporary: str) -> None:
+        self._above.discard(temporary)
+
+    def drop(self, digest: Digest, suffix: str) -> None:
+        self._above.drop(digest, suffix)
+        self._broken.add((digest, suffix))

@@ -9,16 +9,17 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 
+from shrinkwrap.cvmfs.authz import refuse_protected
 from shrinkwrap.cvmfs.blacklist import Blacklist
 from shrinkwrap.cvmfs.catalog import Catalog, NestedRef
-from shrinkwrap.cvmfs.entry import Entry
+from shrinkwrap.cvmfs.entry import Entry, show
 from shrinkwrap.cvmfs.keys import MasterKey
-from shrinkwrap.errors import CatalogError, DestinationError
+from shrinkwrap.errors import CatalogError, DestinationError, UsageError
 from shrinkwrap.fetch.source import SourceConfig, open_source
 from shrinkwrap.fetch.types import Source
 from shrinkwrap.snapshot.catalogs import CatalogStore, ObjectKeeper
 from shrinkwrap.snapshot.keep import KeepFolder
-from shrinkwrap.snapshot.repository import Repository
+from shrinkwrap.snapshot.repository import Pin, Repository, Revision
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +29,19 @@ class Session:
     repository: Repository
     source: Source
     catalogs: CatalogStore
+
+    def snapshot(self, pin: Pin) -> Revision:
+        """The snapshot that a pin stands for, its root catalog fetched and verified.
+
+        Raises:
+            UsageError: an unknown tag, revision or date, or a repository that is for authorised readers only.
+            TrustError, NetworkError, MissingObject, CorruptObject.
+        """
+        revision = self.repository.resolve(pin)
+        root = self.catalogs.open(revision.root)
+        refuse_protected(self.repository.fqrn, root.properties)
+        self.catalogs.release(root)
+        return revision
 
     def find(self, root: NestedRef, path: bytes) -> tuple[Catalog, Entry] | None:
         """The entry of a path and the catalog that lists what lies below it; hidden entries are found too.
@@ -52,6 +66,22 @@ class Session:
             self.catalogs.release(catalog)
             return None
         return catalog, entry
+
+
+def repository_path(text: str | bytes) -> bytes:
+    """A path as people write it, as one in the repository: the root is empty, no doubled or final slashes.
+
+    Raises:
+        UsageError: it does not begin with a slash.
+    """
+    try:
+        raw = os.fsencode(text)
+    except UnicodeEncodeError:
+        raise UsageError(f"{text!a}: not a path in the repository", hint="give it as bytes") from None
+    if not raw.startswith(b"/"):
+        shown = show(raw) if raw else "an empty text"
+        raise UsageError(f"{shown}: not a path in the repository", hint="paths begin with /")
+    return b"".join(b"/" + name for name in raw.split(b"/") if name)
 
 
 def _inside(path: bytes, mount: bytes) -> bool:

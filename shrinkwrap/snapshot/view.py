@@ -11,7 +11,7 @@ from typing import ClassVar, Final, NamedTuple
 
 from shrinkwrap.cvmfs.digest import RMD160, SHAKE128, Digest, digest_of
 from shrinkwrap.cvmfs.entry import UNCOMPRESSED, Chunk, Entry, kind_of
-from shrinkwrap.cvmfs.owners import OwnerMap
+from shrinkwrap.cvmfs.owners import HIGHEST, OwnerMap
 from shrinkwrap.cvmfs.variants import expand
 from shrinkwrap.cvmfs.xattr import parse_xattrs
 
@@ -19,6 +19,8 @@ DIR: Final = "d"
 FILE: Final = "f"
 LINK: Final = "l"
 
+#: The kernel's number for owners that cannot be told.
+NOBODY: Final = 65534
 _SET_ID: Final = stat.S_ISUID | stat.S_ISGID
 _META: Final = Struct("<IQQ")
 #: Nanoseconds of any time that a catalog can hold have 93 bits and a sign.
@@ -40,6 +42,8 @@ class Content(NamedTuple):
     chunks: tuple[Chunk, ...]
     #: Path in the repository of an external file, which is its address too (FORMAT.md §1.4).
     external: bytes | None
+    #: Bulk hash beside a list of chunks. No part of the identity: only the original names its stored files by it.
+    bulk: Digest | None = None
 
     @property
     def compressed(self) -> bool:
@@ -73,9 +77,11 @@ def content_of(entry: Entry) -> Content:
     """
     kind = "n" if entry.compression == UNCOMPRESSED else "z"
     algorithm = entry.algorithm
+    bulk = None
     if entry.chunks:
         kind = "c" + kind
         digest = digest_of(algorithm, b"".join(chunk.raw for chunk in entry.chunks))
+        bulk = None if entry.hash is None else Digest(algorithm, entry.hash)
     else:
         assert entry.hash is not None  # the catalog refuses such rows
         digest = Digest(algorithm, entry.hash)
@@ -83,7 +89,7 @@ def content_of(entry: Entry) -> Content:
     if entry.is_external:
         kind = "x" + kind
         external = entry.path
-    return Content(digest, kind, entry.size, entry.chunks, external)
+    return Content(digest, kind, entry.size, entry.chunks, external, bulk)
 
 
 def object_name(content: Content, node: Node, *, share_mtime: bool) -> str:
@@ -134,7 +140,8 @@ class ViewOptions:
         uid, gid: of that user; entries of old catalogs without owners get them too (FORMAT.md §6.3).
         keep_suid: keep set-user-id and set-group-id bits and file capabilities.
         share_mtime: files that differ in nothing but their mtime share one inode.
-        uid_map, gid_map: other owners (FORMAT.md §8.4); ``claim`` wins over them.
+        uid_map, gid_map: other owners (FORMAT.md §8.4); ``claim`` wins over them. A number that no file can have
+            becomes :data:`NOBODY`.
         world_readable: everybody may read everything (FORMAT.md §6.5).
     """
 
@@ -196,6 +203,11 @@ class View:
                 uid = options.uid_map.map(uid)
             if options.gid_map is not None:
                 gid = options.gid_map.map(gid)
+            # To chown(2) the highest number means "as it is": the file would stay with whoever runs the export.
+            if uid > HIGHEST:
+                uid = NOBODY
+            if gid > HIGHEST:
+                gid = NOBODY
         xattrs: Xattrs = ()
         if entry.xattr is not None and code != LINK:
             xattrs = tuple(pair for pair in parse_xattrs(entry.xattr) if self._shows(pair[0], entry.path))

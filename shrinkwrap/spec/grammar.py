@@ -90,6 +90,20 @@ class Spec:
     sha256: str
     warnings: tuple[str, ...]
 
+    @classmethod
+    def from_text(cls, text: str | bytes, *, rules: str = RULES[0]) -> Spec:
+        """Read a specification. Raises SpecError, UsageError: see :func:`parse_many`."""
+        try:
+            raw = text.encode("utf-8", "surrogateescape") if isinstance(text, str) else text
+        except UnicodeEncodeError as exc:
+            raise SpecError(f"the specification cannot be read: {exc}", hint="give it as bytes") from None
+        return parse(raw, rules=rules)
+
+    @classmethod
+    def from_files(cls, *paths: str | os.PathLike[str], rules: str = RULES[0]) -> Spec:
+        """Read files, one after the other. Raises SpecError, UsageError: see :func:`read_files`."""
+        return read_files(paths, rules=rules)
+
 
 class Rule(NamedTuple):
     """A line in one of its readings: ``line`` is the index into :attr:`Spec.lines`."""

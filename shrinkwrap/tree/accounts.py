@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import stat
 import time
 from collections.abc import Callable
 from contextlib import ExitStack, suppress
@@ -55,6 +56,7 @@ class Accounts:
         self._left_out: LeftOut | None = None
         self._listing = ListingDigest()
         self._listing_file: BinaryIO | None = None
+        self._listing_temporary = ""
         self._stack = stack
 
     # -- while the tree is made --------------------------------------------------------------------------------------
@@ -74,8 +76,9 @@ class Accounts:
         """Begin the listing: of its digest, and of the file that was asked for."""
         place = self._request.listing
         if place:
+            self._listing_temporary = _temporary(place)
             try:
-                self._listing_file = open(_temporary(place), "wb")  # noqa: SIM115 - closed by the stack
+                self._listing_file = open(self._listing_temporary or place, "wb")  # noqa: SIM115 - closed by the stack
             except OSError as exc:
                 raise DestinationError(f"--listing {place}: {exc.strerror or exc}") from None
             self._stack.callback(self._drop_listing)
@@ -158,14 +161,17 @@ class Accounts:
         if self._listing_file is not None:
             self._listing_file.close()
             self._listing_file = None
-            os.replace(_temporary(self._request.listing), self._request.listing)
+            if self._listing_temporary:
+                os.replace(self._listing_temporary, self._request.listing)
 
     def _drop_listing(self) -> None:
-        if self._listing_file is not None:
-            self._listing_file.close()
-            self._listing_file = None
+        file, self._listing_file = self._listing_file, None
+        if file is not None:
             with suppress(OSError):
-                os.unlink(_temporary(self._request.listing))
+                file.close()
+            if self._listing_temporary:
+                with suppress(OSError):
+                    os.unlink(self._listing_temporary)
 
     # -- the log -----------------------------------------------------------------------------------------------------
 
@@ -200,4 +206,13 @@ class Accounts:
 
 
 def _temporary(place: str) -> str:
-    return f"{place}.new"
+    """Where a listing is written before it is moved to its place.
+
+    Empty for what has to be written to directly: only a regular file may be replaced, never a device (``/dev/null``), a
+    pipe, or a link that leads to one (``/dev/stdout``).
+    """
+    try:
+        mode = os.lstat(place).st_mode
+    except OSError:
+        return f"{place}.new"
+    return f"{place}.new" if stat.S_ISREG(mode) else ""

@@ -6,6 +6,7 @@ Layout below the destination::
     .data/ab/…                    stored files, one folder level (docs/internals/store.md)
     .data/tmp/<run>/              everything that is being made; emptied by the next run
     .data/trash/                  directories that were moved aside
+    .data/old/                    the store of the original, while it is taken over
     .data/lock                    held while a run works on the store
     .data/store.json              version of the store's layout
     .provenance/<fqrn>/           record, intent, head seen last
@@ -27,6 +28,7 @@ from typing import Any, Final
 
 from shrinkwrap.errors import DestinationError, LockedError
 from shrinkwrap.snapshot.keep import KeepFolder
+from shrinkwrap.tree import adopt as adoption
 from shrinkwrap.tree.beneath import DIRECTORY, Folders
 
 STORE_VERSION: Final = 1
@@ -72,15 +74,24 @@ class Base:
         fd: descriptor of it.
         tmp: work folder of this run, relative to the destination, as bytes.
         folders: descriptors beneath the destination.
+        look: open for reading only: nothing is made, cleaned or written, and the lock is shared.
+        adopting: the store of the original is being taken over (:mod:`shrinkwrap.tree.adopt`).
+
+    Args:
+        adopt: begin with that, if it is one of the original.
     """
 
-    def __init__(self, path: str, *, wait: bool = False) -> None:
+    def __init__(self, path: str, *, wait: bool = False, look: bool = False, adopt: bool = False) -> None:
         # A link that the user names as the destination is followed; beneath it none is.
         self.path = os.path.realpath(path)
         self.run = f"{int(time.time())}-{os.getpid()}-{secrets.token_hex(3)}"
         self.tmp = b".data/tmp/" + self.run.encode()
+        self.look = look
+        self.adopting = False
+        self._adopt = adopt and not look
         try:
-            os.makedirs(self.path, exist_ok=True)
+            if not look:
+                os.makedirs(self.path, exist_ok=True)
             self.fd = os.open(self.path, DIRECTORY)
         except (FileExistsError, NotADirectoryError):
             raise DestinationError(
@@ -93,7 +104,10 @@ class Base:
         self._ours = False
         self._serial = 0
         try:
-            self._prepare(wait)
+            if look:
+                self._look(wait)
+            else:
+                self._prepare(wait)
         except OSError as exc:
             self.close()
             raise explain(exc, self.path) from None
@@ -103,17 +117,12 @@ class Base:
 
     def _prepare(self, wait: bool) -> None:
         self.make_folder(b".data", 0o700)
-        # Checked before anything is put there: a folder that is not ours may be open to others.
-        info = os.stat(b".data", dir_fd=self.fd, follow_symlinks=False)
-        if info.st_uid != os.geteuid():
-            raise DestinationError(
-                f"{self.path}/.data belongs to user {info.st_uid}, not to {os.geteuid()}",
-                hint="run as the user who made this export, or choose another destination",
-            )
+        self._check_owner()
         # Before the lock, because its file would be put there; with it, because another first run may have begun.
         self._check_foreign()
         self._take_lock(wait)
         self._check_version()
+        self.adopting = adoption.is_waiting(self)
         self._ours = True
         self.make_folder(b".data/tmp", 0o700)
         self._clean(b".data/tmp")
@@ -121,6 +130,30 @@ class Base:
         self.make_folder(self.tmp, 0o700)
         self.make_folder(b".provenance", 0o755)
         self.make_folder(b".provenance/.objects", 0o755)
+
+    def _look(self, wait: bool) -> None:
+        """The checks of a run, with a lock that others who only look may hold too."""
+        try:
+            data = self.folders.fd(b".data")
+        except FileNotFoundError:
+            return  # nothing to lock: no run has been here
+        self._check_owner()
+        self._check_foreign()
+        try:
+            fd = os.open(b"lock", os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=data)
+        except FileNotFoundError:
+            return
+        self._lock = self._locked(fd, fcntl.LOCK_SH, wait)
+        self._check_version()
+
+    def _check_owner(self) -> None:
+        """Checked before anything is put there: a folder that is not ours may be open to others."""
+        info = os.stat(b".data", dir_fd=self.fd, follow_symlinks=False)
+        if info.st_uid != os.geteuid():
+            raise DestinationError(
+                f"{self.path}/.data belongs to user {info.st_uid}, not to {os.geteuid()}",
+                hint="run as the user who made this export, or choose another destination",
+            )
 
     def make_folder(self, path: bytes, mode: int) -> None:
         """Make a folder, or check that a real folder is there. Raises OSError for anything else."""
@@ -136,8 +169,14 @@ class Base:
             0o600,
             dir_fd=self.folders.fd(b".data"),
         )
+        self._lock = self._locked(fd, fcntl.LOCK_EX, wait)
+        os.ftruncate(fd, 0)
+        os.pwrite(fd, f"process {os.getpid()} on {os.uname().nodename}, run {self.run}\n".encode(), 0)
+
+    def _locked(self, fd: int, kind: int, wait: bool) -> int:
+        """The descriptor, locked. It is closed if that fails."""
         try:
-            fcntl.flock(fd, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+            fcntl.flock(fd, kind | (0 if wait else fcntl.LOCK_NB))
         except BlockingIOError:
             holder = os.read(fd, _HOLDER_BYTES).decode("utf-8", "replace").strip()
             os.close(fd)
@@ -148,18 +187,22 @@ class Base:
         except BaseException:
             os.close(fd)
             raise
-        self._lock = fd
-        os.ftruncate(fd, 0)
-        os.pwrite(fd, f"process {os.getpid()} on {os.uname().nodename}, run {self.run}\n".encode(), 0)
+        return fd
 
     def _check_foreign(self) -> None:
         """Raises DestinationError for a store that is not ours. Nothing is changed in it."""
         names = set(os.listdir(os.path.join(self.path, ".data")))
         # A first run that was cut off may have left no more than these.
         if "store.json" not in names and names - {"lock", "store.json.new"}:
+            original = adoption.is_original(self.folders.fd(b".data"))
+            # With the folder "old" somebody has said already that it is to be taken over.
+            if original and (self._adopt or "old" in names):
+                return
             raise DestinationError(
                 f"{self.path}/.data is not empty and was not made by this tool",
-                hint="choose another destination, or move that folder away",
+                hint="it looks like one of cvmfs_shrinkwrap: --adopt takes it over; or choose another destination"
+                if original
+                else "choose another destination, or move that folder away",
             )
 
     def _check_version(self) -> None:
@@ -168,7 +211,9 @@ class Base:
             fd = os.open(b"store.json", os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=data)
         except FileNotFoundError:
             self._check_foreign()
-            self.replace_file(b".data/store.json", json.dumps({"version": STORE_VERSION}).encode() + b"\n")
+            if not self.look:
+                adoption.move_aside(self)
+                self.replace_file(b".data/store.json", json.dumps({"version": STORE_VERSION}).encode() + b"\n")
             return
         with os.fdopen(fd, "rb") as file:
             text = file.read(4096)
@@ -206,7 +251,7 @@ class Base:
         return KeepFolder(os.path.join(self.path, ".provenance", ".objects"), self.scratch)
 
     def provenance(self, fqrn: str) -> bytes:
-        return b".provenance/" + fqrn.encode()
+        return b".provenance/" + os.fsencode(fqrn)
 
     # -- small files -------------------------------------------------------------------------------------------------
 

@@ -13,11 +13,11 @@ from shrinkwrap.snapshot.view import Node, Report, View, object_name
 from shrinkwrap.snapshot.walk import Walk, bring_catalogs
 from shrinkwrap.spec.grammar import parse
 from shrinkwrap.spec.matcher import Matcher
+from shrinkwrap.tree.adopt import made_by_original
 from shrinkwrap.tree.base import Base
-from shrinkwrap.tree.disk import Comparer, DiskComparer, DiskWalk, Names, Old, RecordComparer, RecordWalk
+from shrinkwrap.tree.disk import Comparer, DiskComparer, DiskWalk, Names, Old, RecordComparer, RecordWalk, Stored
 from shrinkwrap.tree.intents import read_intent
 from shrinkwrap.tree.probe import Abilities
-from shrinkwrap.tree.sink import Store
 from shrinkwrap.tree.update import Prunable
 
 
@@ -58,11 +58,11 @@ def namer(goal: Goal) -> Names:
     return name
 
 
-def known(base: Base, fqrn: str, *, repair: bool) -> Known:
+def known(base: Base, fqrn: str, *, repair: bool, adopt: bool = False) -> Known:
     """Read what is there.
 
     Raises:
-        DestinationError: a tree that no export made, unless ``repair``.
+        DestinationError: a tree that no export made, unless ``repair``; or ``adopt`` for one that the original made.
     """
     folder = base.provenance(fqrn)
     record = Record.from_json(base.read_json(folder + b"/record.json", RECORD_BYTES))
@@ -78,10 +78,14 @@ def known(base: Base, fqrn: str, *, repair: bool) -> Known:
         record is not None or intent is not None or base.read_file(folder + b"/record.json", RECORD_BYTES) is not None
     )
     if tree and not ours and not repair and os.listdir(place):
-        raise DestinationError(
-            f"{place} is there already, and no record says that an export made it",
-            hint="choose another destination; or --repair takes it over and removes all that the spec does not select",
-        )
+        original = made_by_original(base, fqrn)
+        if not original or not (adopt or base.adopting):
+            option = "--adopt" if original else "--repair"
+            raise DestinationError(
+                f"{place} is there already, and no record says that an export made it",
+                hint=f"choose another destination; or {option} takes it over and removes all that the spec does not"
+                " select",
+            )
     return Known(record, intent, tree)
 
 
@@ -98,7 +102,7 @@ def before(
     there: Known,
     goal: Goal,
     catalogs: CatalogStore,
-    store: Store,
+    store: Stored,
     abilities: Abilities,
     *,
     repair: bool,
@@ -118,7 +122,8 @@ def before(
             notice(f"the catalogs of the last export are not to be had, asking the disk instead: {exc.message}")
         else:
             values = {encode(name): encode(value) for name, value in record.variables.items() if value is not None}
-            walk = RecordWalk(Walk(catalogs, record.goal.root, matcher), View(record.goal.view, values, Report()))
+            view = View(record.goal.view, values, Report())
+            walk = RecordWalk(Walk(catalogs, record.goal.root, matcher), view, marked=record.goal.marker)
             return Before(walk, RecordComparer(namer(record.goal)), walk)
     tree = goal.fqrn.encode()
     disk = DiskWalk(base, tree)

@@ -94,10 +94,10 @@ class Folders:
 
     Args:
         root: descriptor of the root; stays the caller's.
-        size: how many to keep.
+        size: how many to keep; a process with 256 descriptors in all has to do.
     """
 
-    def __init__(self, root: int, size: int = 192) -> None:
+    def __init__(self, root: int, size: int = 48) -> None:
         self.root = root
         self._size = size
         self._fds: OrderedDict[bytes, int] = OrderedDict()

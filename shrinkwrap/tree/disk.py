@@ -11,14 +11,15 @@ from typing import Final, NamedTuple, Protocol
 
 from shrinkwrap.snapshot.view import DIR, FILE, LINK, Node, View, Xattrs
 from shrinkwrap.snapshot.walk import Walk
+from shrinkwrap.tree import marker
 from shrinkwrap.tree.base import Base
 from shrinkwrap.tree.beneath import DIRECTORY
 from shrinkwrap.tree.place import HARDLINK
 from shrinkwrap.tree.probe import Abilities
-from shrinkwrap.tree.sink import Store
 
 OTHER: Final = "o"
 _RWX: Final = 0o700
+_RX: Final = 0o500
 
 
 class Old(NamedTuple):
@@ -43,6 +44,14 @@ class Names(Protocol):
     """Names stored files."""
 
     def __call__(self, node: Node) -> str: ...
+
+
+class Stored(Protocol):
+    """The store, as far as comparing needs it: see :class:`~shrinkwrap.tree.sink.Store`."""
+
+    def holds(self, name: str, inode: tuple[int, int]) -> bool: ...
+    def equals(self, stored: str, folder: int, name: bytes) -> bool: ...
+    def drop(self, name: str) -> None: ...
 
 
 class RecordComparer:
@@ -71,7 +80,7 @@ class DiskComparer:
         self,
         base: Base,
         tree: bytes,
-        store: Store,
+        store: Stored,
         abilities: Abilities,
         link_mode: str,
         *,
@@ -89,6 +98,8 @@ class DiskComparer:
     def same(self, old: Old, node: Node, name: str) -> bool:
         info = old.info
         assert info is not None
+        if node.kind == marker.MARKER:
+            return self._is_marker(info, node)
         if node.kind == LINK:
             return self._readlink(node.path) == node.target and self._owned(info, node) and self._timed(info, node)
         right = stat.S_IMODE(info.st_mode) == node.mode and self._owned(info, node)
@@ -107,6 +118,10 @@ class DiskComparer:
             self._store.drop(name)
             return False
         return True
+
+    def _is_marker(self, info: os.stat_result, node: Node) -> bool:
+        right = stat.S_IMODE(info.st_mode) == node.mode and self._owned(info, node) and self._timed(info, node)
+        return right and marker.is_written(self._base.folders.fd(self._tree), marker.NAME)
 
     def _is_copy(self, name: str, path: bytes) -> bool:
         parent, _, last = (self._tree + path).rpartition(b"/")
@@ -157,7 +172,11 @@ def _user_xattrs(place: bytes) -> Xattrs:
 class DiskWalk:
     """The visible tree as it is.
 
-    Without root, directories that their owner may not enter are opened up; whoever walks has to finish them.
+    Without root, directories that their owner may not enter are opened up; whoever walks has to finish them. Of a
+    destination that is open for reading only they are taken for empty.
+
+    Attributes:
+        closed: number of those.
     """
 
     def __init__(self, base: Base, tree: bytes) -> None:
@@ -165,6 +184,7 @@ class DiskWalk:
         self._tree = tree
         self._pruned = False
         self._root = os.geteuid() == 0
+        self.closed = 0
 
     def prune(self) -> None:
         """Do not go below the directory that was given last."""
@@ -194,7 +214,10 @@ class DiskWalk:
 
     def _names(self, path: bytes, info: os.stat_result) -> list[bytes]:
         fd = self._base.folders.fd(self._tree + path)
-        if not self._root and info.st_mode & _RWX != _RWX:
+        if not self._root and self._base.look and info.st_mode & _RX != _RX:
+            self.closed += 1
+            return []
+        if not self._root and not self._base.look and info.st_mode & _RWX != _RWX:
             os.chmod(f"/proc/self/fd/{fd}", stat.S_IMODE(info.st_mode) | _RWX)
         listing = os.open(b".", DIRECTORY, dir_fd=fd)
         try:
@@ -212,18 +235,23 @@ def kind_of(info: os.stat_result) -> str:
 
 
 class RecordWalk:
-    """The tree as the record says: the old snapshot's entries, shown as they were."""
+    """The tree as the record says: the old snapshot's entries, shown as they were, and the marker if there is one."""
 
-    def __init__(self, walk: Walk, view: View) -> None:
+    def __init__(self, walk: Walk, view: View, *, marked: bool = False) -> None:
         self._walk = walk
         self._view = view
+        self._marked = marked
 
     def prune(self) -> None:
         """Do not go below the directory that was given last."""
         self._walk.prune()
 
     def __iter__(self) -> Iterator[Old]:
+        for node in marker.with_marker(self._nodes()) if self._marked else self._nodes():
+            yield Old(node.path, node.kind, node.mode, node, None)
+
+    def _nodes(self) -> Iterator[Node]:
         for entry in self._walk:
             node = self._view.node(entry)
             if node is not None:
-                yield Old(node.path, node.kind, node.mode, node, None)
+                yield node

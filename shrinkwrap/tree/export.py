@@ -6,43 +6,44 @@ Lock, head, catalogs, intent; objects and new paths, replacements, deletions, fi
 from __future__ import annotations
 
 import os
-import time
-from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 
 from shrinkwrap import __version__
 from shrinkwrap.cvmfs.authz import refuse_protected
-from shrinkwrap.cvmfs.blacklist import Blacklist
-from shrinkwrap.cvmfs.entry import Entry, show
-from shrinkwrap.cvmfs.manifest import Manifest, parse_manifest
-from shrinkwrap.cvmfs.trust import KnownHead, check_fqrn
+from shrinkwrap.cvmfs.entry import show
+from shrinkwrap.cvmfs.manifest import Manifest
+from shrinkwrap.cvmfs.trust import check_fqrn
 from shrinkwrap.engine.batches import Batcher
 from shrinkwrap.engine.work import Failure, Item, Worker
-from shrinkwrap.errors import CorruptObject, MissingObject, NetworkError, ShrinkwrapError, UsageError, WarningsAreErrors
+from shrinkwrap.errors import CorruptObject, MissingObject, NetworkError, ShrinkwrapError, UsageError
 from shrinkwrap.fetch.source import open_source
 from shrinkwrap.fetch.types import FetchStats, Source
-from shrinkwrap.record.record import RECORD_BYTES, Goal, Record, SeenHead, key_ring
+from shrinkwrap.record.record import Goal, Record, SeenHead, key_ring
 from shrinkwrap.snapshot.catalogs import CatalogStore, ObjectKeeper
 from shrinkwrap.snapshot.merge import merge
-from shrinkwrap.snapshot.repository import Accepted, Repository, Revision
-from shrinkwrap.snapshot.view import DIR, FILE, LINK, Node, Report, View, ViewOptions
+from shrinkwrap.snapshot.repository import Accepted, Revision
+from shrinkwrap.snapshot.view import Node, Report, View
 from shrinkwrap.snapshot.walk import Walk, bring_catalogs
 from shrinkwrap.spec.matcher import Matcher
+from shrinkwrap.tree import adopt
 from shrinkwrap.tree.accounts import Accounts
+from shrinkwrap.tree.aim import as_recorded, find_snapshot, goal_of, nodes, refuse, tally
 from shrinkwrap.tree.base import Base, explain
 from shrinkwrap.tree.before import Before, before, decode, known, namer, nothing_new
 from shrinkwrap.tree.intents import begin, drop_doubtful, end
 from shrinkwrap.tree.lines import LineCounts
+from shrinkwrap.tree.marker import with_marker
 from shrinkwrap.tree.place import Check
 from shrinkwrap.tree.probe import probe
-from shrinkwrap.tree.request import FORESEEN, WARNINGS, ExportRequest, ExportResult, Hooks
+from shrinkwrap.tree.request import FORESEEN, ExportRequest, ExportResult, Hooks
 from shrinkwrap.tree.sink import Store, TreeSink, join, mode_of
 from shrinkwrap.tree.update import Update
 
 #: Failed objects that are kept for the report, and that are named in the error.
 _KEPT_FAILURES = 1000
 _NAMED_FAILURES = 5
-_COUNTED = {FILE: "files", DIR: "dirs", LINK: "symlinks"}
+#: Notices that are kept and printed.
+_KEPT_NOTICES = 1000
 #: Counts that depend on the snapshot and the spec alone, not on what was there before.
 _RECORDED = ("files", "dirs", "symlinks", "bytes", "catalogs")
 
@@ -61,7 +62,7 @@ def export(request: ExportRequest, hooks: Hooks | None = None) -> ExportResult:
     open_source(request.source).close()
     with ExitStack() as stack:
         try:
-            base = Base(request.dest, wait=request.wait)
+            base = Base(request.dest, wait=request.wait, adopt=request.adopt)
             stack.callback(base.close)
             return _Run(request, hooks or Hooks(), base, stack).logged()
         except OSError as exc:
@@ -85,14 +86,21 @@ class _Run:
         self.accounts = Accounts(base, self.folder, request, self.result, self.notice, stack)
 
     def notice(self, line: str) -> None:
-        self.result.notices.append(line)
-        self.hooks.notice(line)
+        """Tell people, and remember it; a repository cannot make us say more than they would read."""
+        said = len(self.result.notices)
+        if said < _KEPT_NOTICES:
+            self.result.notices.append(line)
+            self.hooks.notice(line)
+        elif said == _KEPT_NOTICES:
+            self.result.notices.append("there was more to say of the same kind")
 
     def logged(self) -> ExportResult:
         """The whole run, and its line in the log, however it ends."""
         error: BaseException | None = None
         try:
-            return self.go()
+            result = self.go()
+            self._end_adoption()
+            return result
         except OSError as exc:
             error = explain(exc, self.request.dest)
             raise error from exc
@@ -102,6 +110,14 @@ class _Run:
         finally:
             self.accounts.log(FetchStats() if self.source is None else self.source.stats, error)
 
+    def _end_adoption(self) -> None:
+        """All is on disk: what is left of the original's store has no more use."""
+        if self.base.adopting:
+            changed = self.result.reason != "unchanged"
+            if changed:
+                self.notice(adopt.told(self.result.counts))
+            adopt.finish(self.base, self.fqrn, changed=changed)
+
     def go(self) -> ExportResult:
         request, base, result = self.request, self.base, self.result
         abilities = probe(base)
@@ -109,7 +125,7 @@ class _Run:
         link_mode = mode_of(request.link_mode, hardlinks=abilities.hardlinks, reflinks=abilities.reflinks)
         if link_mode != request.link_mode:
             self.notice(f"{base.path}: the file system has no {request.link_mode}s, using {link_mode}")
-        there = known(base, self.fqrn, repair=request.repair)
+        there = known(base, self.fqrn, repair=request.repair, adopt=request.adopt)
 
         self.hooks.phase("head")
         source = open_source(request.source, self.notice)
@@ -117,7 +133,7 @@ class _Run:
         self.source = source
         keeper = ObjectKeeper(source, base.keep())
         revision = self._revision(source, keeper)
-        goal = self._goal(revision, link_mode)
+        goal = goal_of(request, revision, link_mode)
         result.root_hash, result.revision = goal.root_hash, revision.revision
         result.timestamp, result.tag = revision.timestamp, revision.tag
         if (
@@ -143,7 +159,7 @@ class _Run:
             self._be_strict(catalogs, goal, matcher)
         drop_doubtful(base, self.notice)
         check = Check(abilities, self.own, goal.view.share_mtime) if request.repair else None
-        store = TreeSink(base.path, base.tmp, link_mode, self.own, abilities.reflinks, check).open()
+        store = TreeSink(base.path, base.tmp, link_mode, self.own, abilities.reflinks, check, base.adopting).open()
         self.stack.callback(store.close)
         old = before(
             base,
@@ -174,8 +190,7 @@ class _Run:
         """Nothing is new. A listing that is asked for is made from the kept catalogs."""
         result = self.result
         result.reason = "unchanged"
-        result.counts = {name: count for name, count in record.counts.items() if name not in WARNINGS}
-        result.report.counts.update((name, count) for name, count in record.counts.items() if name in WARNINGS)
+        as_recorded(result, record)
         if self.request.listing:
             catalogs = CatalogStore(keeper, self.base.scratch)
             self.stack.callback(catalogs.close)
@@ -183,43 +198,24 @@ class _Run:
             bring_catalogs(catalogs, goal.root, matcher)
             self.accounts.open_listing()
             view = View(goal.view, self.request.variables, Report())
-            for _ in _nodes(Walk(catalogs, goal.root, matcher), view, self.accounts.show):
+            for _ in nodes(Walk(catalogs, goal.root, matcher), view, self.accounts.show):
                 continue
             self.accounts.commit_listing()
 
     # -- the snapshot ------------------------------------------------------------------------------------------------
 
     def _revision(self, source: Source, keeper: ObjectKeeper) -> Revision:
-        """The snapshot to export. A manifest that was verified before costs no more requests."""
-        request, base = self.request, self.base
-        seen = SeenHead.from_json(base.read_json(self.folder + b"/head.json", RECORD_BYTES))
-        if seen is None and base.read_file(self.folder + b"/head.json", RECORD_BYTES) is not None:
-            self.notice(
-                "head.json cannot be read: which head was seen last is forgotten, an older one would be accepted"
-            )
-        now = time.time()
-        repository = Repository(
-            self.fqrn,
+        aim = find_snapshot(
+            self.request,
+            self.base,
             source,
             keeper,
-            request.keys,
-            now=now,
-            known=None if seen is None else KnownHead(seen.revision, seen.root_hash, seen.timestamp),
-            allow_rollback=request.allow_rollback,
-            blacklist=request.blacklist,
-            scratch=base.scratch,
+            scratch=self.base.scratch,
             notice=self.notice,
+            remember=self._remember,
         )
-        if request.pin.root_hash and request.pin.unsigned:
-            self.notice("the root hash is taken without any signature: only the hash itself vouches for the content")
-            return repository.resolve(request.pin)
-        data = repository.manifest_bytes()
-        if seen is not None and seen.vouches_for(data, request.keys, now) and request.blacklist == Blacklist():
-            repository.accept(Accepted(parse_manifest(data), data, b"", seen.expires))
-        else:
-            self._remember(repository.head(data))
-        self.head = repository.head().manifest
-        return repository.resolve(request.pin)
+        self.head = aim.head
+        return aim.revision
 
     def _remember(self, accepted: Accepted) -> None:
         manifest = accepted.manifest
@@ -234,22 +230,6 @@ class _Run:
         self.base.replace_file(self.folder + b"/manifest", accepted.manifest_bytes, sync=False)
         self.base.replace_file(self.folder + b"/whitelist", accepted.whitelist_bytes, sync=False)
         self.base.replace_file(self.folder + b"/head.json", head.to_bytes())
-
-    def _goal(self, revision: Revision, link_mode: str) -> Goal:
-        request, spec = self.request, self.request.spec
-        claim = request.claim or not self.own
-        view = ViewOptions(
-            claim=claim,
-            uid=os.geteuid(),
-            gid=os.getegid(),
-            keep_suid=request.keep_suid,
-            share_mtime=request.share_mtime,
-            uid_map=None if claim else request.uid_map,
-            gid_map=None if claim else request.gid_map,
-            world_readable=request.world_readable,
-        )
-        root_hash = str(revision.root_hash)
-        return Goal(self.fqrn, root_hash, revision.root.size, spec.text, spec.sha256, spec.rules, view, link_mode)
 
     # -- --strict ----------------------------------------------------------------------------------------------------
 
@@ -267,18 +247,10 @@ class _Run:
         seen = ExportResult(self.fqrn, self.base.path)
         lines = LineCounts(spec)
         view = View(goal.view, self.request.variables, seen.report)
-        for _ in _nodes(Walk(catalogs, goal.root, matcher, notice=seen.notices.append, count=lines), view):
+        for _ in nodes(Walk(catalogs, goal.root, matcher, notice=seen.notices.append, count=lines), view):
             continue
         lines.report_to(seen.report, catalogs, goal.root)
-        warnings = [*spec.warnings, *seen.warnings()]
-        if warnings:
-            named = warnings[:_NAMED_FAILURES]
-            number = len(warnings)
-            raise WarningsAreErrors(
-                f"{number} warning{'s' if number != 1 else ''}: {'; '.join(named)}"
-                + ("; …" if number > len(named) else ""),
-                hint="nothing was touched; correct the specification, or leave out --strict",
-            )
+        refuse([*spec.warnings, *seen.warnings()])
 
     # -- the tree ----------------------------------------------------------------------------------------------------
 
@@ -301,7 +273,8 @@ class _Run:
         )
         try:
             self.hooks.phase("objects")
-            update.apply(merge(old.stream, _nodes(walk, view, self.accounts.show)), old.walk)
+            new = nodes(walk, view, self.accounts.show)
+            update.apply(merge(old.stream, with_marker(new) if goal.marker else new), old.walk)
             batcher.finish()
             if self.failures:
                 update.finish(failed=True)
@@ -331,12 +304,8 @@ class _Run:
             counts[name] = counts.get(name, 0) + count
 
     def _count(self, node: Node) -> None:
-        counts = self.result.counts
-        kind = _COUNTED[node.kind]
-        counts[kind] = counts.get(kind, 0) + 1
-        if node.content is not None:
-            counts["bytes"] = counts.get("bytes", 0) + node.content.size
-        self.hooks.node(node)
+        if tally(node, self.result.counts):
+            self.hooks.node(node)
 
     def _failed(self) -> ShrinkwrapError:
         """What to say of objects that could not be had. The worst kind counts: broken, unreachable, missing."""
@@ -370,13 +339,3 @@ class _Run:
         self.accounts.commit(goal, revision, self.head, counts)
         self.base.replace_file(self.folder + b"/record.json", record.to_bytes())
         end(self.base, self.fqrn)
-
-
-def _nodes(walk: Walk, view: View, show: Callable[[Entry, Node], None] | None = None) -> Iterator[Node]:
-    """The walk's entries as they are to come out; ``show`` is told of each."""
-    for entry in walk:
-        node = view.node(entry)
-        if node is not None:
-            if show is not None:
-                show(entry, node)
-            yield node

@@ -49,9 +49,7 @@ def end(base: Base, fqrn: str) -> None:
 
 def drop_doubtful(base: Base, notice: Callable[[str], None]) -> None:
     """Drop the objects that were written before a start of the machine that cut off a run."""
-    doubtful = [
-        (fqrn, intent) for fqrn, intent in _open_intents(base) if not intent.boot_id or intent.boot_id != boot_id()
-    ]
+    doubtful = _doubtful(base)
     if not doubtful:
         return
     since = min(intent.since for _, intent in doubtful)
@@ -73,6 +71,16 @@ def drop_doubtful(base: Base, notice: Callable[[str], None]) -> None:
         notice(f"the machine was restarted during an export: {dropped} stored files of that time are fetched anew")
 
 
+def doubtful_since(base: Base) -> int | None:
+    """The time from which on stored files would be dropped, in nanoseconds; None: all of them are believed."""
+    return min((intent.since for _, intent in _doubtful(base)), default=None)
+
+
+def _doubtful(base: Base) -> list[tuple[str, Intent]]:
+    """The open intents from before the machine's last start."""
+    return [(fqrn, intent) for fqrn, intent in _open_intents(base) if not intent.boot_id or intent.boot_id != boot_id()]
+
+
 def _drop_since(data: int, shard: bytes, since: int) -> int:
     dropped = 0
     folder = open_beneath(data, shard, DIRECTORY)
@@ -87,7 +95,10 @@ def _drop_since(data: int, shard: bytes, since: int) -> int:
 
 
 def _open_intents(base: Base) -> Iterator[tuple[str, Intent]]:
-    listing = os.open(b".", DIRECTORY, dir_fd=base.folders.fd(b".provenance"))
+    try:
+        listing = os.open(b".", DIRECTORY, dir_fd=base.folders.fd(b".provenance"))
+    except FileNotFoundError:
+        return
     try:
         names = os.listdir(listing)
     finally:

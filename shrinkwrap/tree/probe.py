@@ -27,7 +27,6 @@ class Abilities:
         hardlinks, reflinks, xattrs: whether they work (``user.*`` attributes).
         earliest, latest: times in seconds that files can have.
         granularity: of times, in nanoseconds.
-        inherits_group: new files get the folder's group rather than the user's.
     """
 
     hardlinks: bool
@@ -36,7 +35,6 @@ class Abilities:
     earliest: int
     latest: int
     granularity: int
-    inherits_group: bool
 
     def time(self, mtime_ns: int) -> int:
         """The time as the file system will show it."""
@@ -74,13 +72,45 @@ def probe(base: Base) -> Abilities:
             earliest=_first_held(fd, _EARLY),
             latest=_first_held(fd, _LATE),
             granularity=_granularity(fd),
-            inherits_group=os.fstat(fd).st_gid != os.getegid(),
         )
     finally:
         os.close(fd)
         for name in (one, two, b"probe-clone"):
             with suppress(FileNotFoundError):
                 os.unlink(name, dir_fd=folder)
+
+
+def probe_unnamed(folder: int) -> Abilities | None:
+    """Try out what can be tried without a name in the file system: nothing of the folder changes, not even its times.
+
+    Hard links need names: they are taken for possible.
+
+    Returns:
+        None where files without names are not supported.
+
+    Raises:
+        OSError: no file can be made there.
+    """
+    flags = os.O_RDWR | os.O_TMPFILE | os.O_CLOEXEC
+    try:
+        fd = os.open(b".", flags, 0o600, dir_fd=folder)
+    except OSError as exc:
+        # What a kernel or file system without them says.
+        if exc.errno in (errno.EOPNOTSUPP, errno.EISDIR, errno.ENOENT, errno.EINVAL):
+            return None
+        raise
+    try:
+        os.write(fd, b"x" * 4096)
+        return Abilities(
+            hardlinks=True,
+            reflinks=_clones(fd, os.open(b".", flags, 0o600, dir_fd=folder)),
+            xattrs=_xattrs(fd),
+            earliest=_first_held(fd, _EARLY),
+            latest=_first_held(fd, _LATE),
+            granularity=_granularity(fd),
+        )
+    finally:
+        os.close(fd)
 
 
 def _links(folder: int, one: bytes, two: bytes) -> bool:
@@ -92,7 +122,12 @@ def _links(folder: int, one: bytes, two: bytes) -> bool:
 
 
 def _reflinks(folder: int, source: int) -> bool:
-    fd = os.open(b"probe-clone", os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600, dir_fd=folder)
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+    return _clones(source, os.open(b"probe-clone", flags, 0o600, dir_fd=folder))
+
+
+def _clones(source: int, fd: int) -> bool:
+    """Whether a file can share the blocks of another; ``fd`` is closed."""
     try:
         fcntl.ioctl(fd, FICLONE, source)
     except OSError:

@@ -40,6 +40,8 @@ class ExportRequest:
         blacklist: of this site.
         listing: file for the listing of the export; none if empty.
         strict: refuse to touch anything if there is something to warn of.
+        marker: put the original's marker file in the root of the tree.
+        adopt: take over a destination that the original made (:mod:`shrinkwrap.tree.adopt`).
     """
 
     source: SourceConfig
@@ -61,6 +63,8 @@ class ExportRequest:
     blacklist: Blacklist = field(default_factory=Blacklist)
     listing: str = ""
     strict: bool = False
+    marker: bool = False
+    adopt: bool = False
 
 
 @dataclass(slots=True)
@@ -122,6 +126,8 @@ class ExportResult:
     abilities: str = ""
     #: What each line of the specification matched; empty if nothing was new.
     lines: list[dict[str, Any]] = field(default_factory=list)
+    #: Nothing was done: the numbers are what would be (:func:`shrinkwrap.tree.dry.dry_run`).
+    dry_run: bool = False
 
     def warnings(self) -> list[str]:
         """All that people should know, a line each: notices, then what was left out or changed, with examples."""
@@ -143,6 +149,7 @@ class ExportResult:
             "fqrn": self.fqrn,
             "dest": self.dest,
             "reason": self.reason,
+            "dry_run": self.dry_run,
             "root_hash": self.root_hash,
             "revision": self.revision,
             "timestamp": self.timestamp,

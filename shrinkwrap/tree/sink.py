@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Final, NamedTuple
 
 from shrinkwrap.engine.work import Item
+from shrinkwrap.tree.adopt import candidates, has_xattrs, proves
 from shrinkwrap.tree.beneath import DIRECTORY, Folders, open_beneath
 from shrinkwrap.tree.place import (
     COPY,
@@ -24,6 +25,8 @@ from shrinkwrap.tree.place import (
 
 #: Overflow names of one object, ``name~1`` and on: more than 65,000 × this many links are not to be expected.
 MAX_OVERFLOW: Final = 10_000
+#: Shards whose descriptors are kept: a batch goes through them in order.
+_OPEN_SHARDS: Final = 16
 #: Bytes that are held against each other at a time.
 _COMPARED: Final = 1 << 20
 _CREATE: Final = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -59,6 +62,7 @@ class TreeSink:
         own: set owners (root).
         reflinks: the file system can share blocks.
         check: look at stored files before they are used (--repair); None: believe their names.
+        adopt: look for objects in the store of the original, which was moved aside.
     """
 
     path: str
@@ -67,6 +71,7 @@ class TreeSink:
     own: bool
     reflinks: bool
     check: Check | None = None
+    adopt: bool = False
 
     def open(self) -> Store:
         return Store(self)
@@ -102,7 +107,8 @@ class Store:
         except BaseException:
             os.close(self._root)
             raise
-        self._shards: dict[str, int] = {}
+        self._shards = Folders(self._data, _OPEN_SHARDS)
+        self._originals = Folders(self._data, _OPEN_SHARDS)
         self._names: dict[str, dict[str, str]] = {}
         self._overflow: dict[str, int] = {}
         self._serial = 0
@@ -129,7 +135,7 @@ class Store:
         # What another name's metadata should be is not known here, so that nobody could tell whether it was changed.
         sibling = None if self._sink.check is not None else self._sibling(item)
         if sibling is None:
-            return False
+            return self._sink.adopt and self._adopt(item)
         self._derive(item, sibling)
         return True
 
@@ -161,9 +167,10 @@ class Store:
 
     def close(self) -> None:
         self._folders.clear()
-        for fd in (*self._shards.values(), self._data, self._tmp, self._root):
-            os.close(fd)
         self._shards.clear()
+        self._originals.clear()
+        for fd in (self._data, self._tmp, self._root):
+            os.close(fd)
 
     # -- objects -----------------------------------------------------------------------------------------------------
 
@@ -238,27 +245,26 @@ class Store:
             number += 1
 
     def _shard(self, shard: str, *, make: bool) -> int:
-        fd = self._shards.get(shard, -1)
-        if fd < 0:
-            try:
-                fd = open_beneath(self._data, shard.encode())
-            except FileNotFoundError:
-                if not make:
-                    return -1
-                with suppress(FileExistsError):
-                    os.mkdir(shard, 0o700, dir_fd=self._data)
-                fd = open_beneath(self._data, shard.encode())
-            self._shards[shard] = fd
-        return fd
+        """A descriptor that stays valid until another shard is asked for; -1 if there is no such folder."""
+        name = shard.encode()
+        try:
+            return self._shards.fd(name)
+        except FileNotFoundError:
+            if not make:
+                return -1
+        with suppress(FileExistsError):
+            os.mkdir(name, 0o700, dir_fd=self._data)
+        return self._shards.fd(name)
 
     def _temporary(self) -> bytes:
         self._serial += 1
         return self._prefix + b"%d" % self._serial
 
-    def _enter(self, item: Item, temporary: bytes) -> None:
-        """Give a finished file its name in the store."""
+    def _enter(self, item: Item, temporary: str | bytes, folder: int | None = None) -> None:
+        """Give a finished file its name in the store. ``folder`` is the work folder if None."""
         shard, _, rest = item.name.partition("/")
-        os.rename(temporary, rest, src_dir_fd=self._tmp, dst_dir_fd=self._shard(shard, make=True))
+        source = self._tmp if folder is None else folder
+        os.rename(temporary, rest, src_dir_fd=source, dst_dir_fd=self._shard(shard, make=True))
         known = self._names.get(shard)
         if known is not None:
             known[item.group] = item.name
@@ -286,6 +292,30 @@ class Store:
         self._counts["derived"] += 1
         self._place_all(item)
 
+    def _adopt(self, item: Item) -> bool:
+        """Take the object over from the store of the original, if it is there and can be proved."""
+        meta: Meta = item.payload.meta
+        for found in candidates(self._originals, item.content, meta, own=self._sink.own):
+            folder = self._originals.fd(found.folder)
+            fd = self._open_stored(found.name, folder)
+            try:
+                if not proves(fd, item.content):
+                    self._counts["not_proved"] += 1
+                    continue
+                if found.fits and has_xattrs(fd, meta):
+                    # Its other links are paths of a tree that is about to be replaced; nothing but their time changes.
+                    # The time is set in any case: it marks the file as younger than the intent (tree/intents.py).
+                    os.utime(fd, ns=(meta.mtime_ns, meta.mtime_ns))
+                    self._enter(item, found.name, folder)
+                else:
+                    self._enter(item, self._copied(fd, meta))
+            finally:
+                os.close(fd)
+            self._counts["adopted"] += 1
+            self._place_all(item)
+            return True
+        return False
+
     def _copy(self, name: str, meta: Meta) -> bytes:
         """A copy of a stored file under a temporary name, with metadata of its own."""
         shard, _, rest = name.partition("/")
@@ -294,15 +324,19 @@ class Store:
             raise FileNotFoundError(errno.ENOENT, "not in the store", name)
         source = self._open_stored(rest, folder)
         try:
-            temporary = self._temporary()
-            target = os.open(temporary, _CREATE, 0o600, dir_fd=self._tmp)
-            try:
-                copy_content(source, target, reflink=self._sink.reflinks)
-                set_file_meta(target, meta, own=self._sink.own, counts=self._counts)
-            finally:
-                os.close(target)
+            return self._copied(source, meta)
         finally:
             os.close(source)
+
+    def _copied(self, source: int, meta: Meta) -> bytes:
+        """A copy of an open file under a temporary name, with metadata of its own."""
+        temporary = self._temporary()
+        target = os.open(temporary, _CREATE, 0o600, dir_fd=self._tmp)
+        try:
+            copy_content(source, target, reflink=self._sink.reflinks)
+            set_file_meta(target, meta, own=self._sink.own, counts=self._counts)
+        finally:
+            os.close(target)
         return temporary
 
     def _open_stored(self, rest: str | bytes, folder: int) -> int:

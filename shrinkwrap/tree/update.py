@@ -17,6 +17,7 @@ from shrinkwrap.cvmfs.entry import show
 from shrinkwrap.engine.batches import Batcher
 from shrinkwrap.engine.work import Item
 from shrinkwrap.snapshot.view import DIR, FILE, LINK, Node, Report, Xattrs
+from shrinkwrap.tree import marker
 from shrinkwrap.tree.base import Base
 from shrinkwrap.tree.beneath import split
 from shrinkwrap.tree.disk import Comparer, Names, Old, read_xattrs
@@ -175,12 +176,26 @@ class Update:
                 self._symlink(node, self._base.folders.fd(parent), name)
             except _TargetTooLongError:
                 self._refuse_link(node.path, node.target)
+        elif node.kind == marker.MARKER:
+            self._mark(node, parent, name)
         else:
             self._want(node, (Target(parent, name),))
+
+    def _mark(self, node: Node, parent: bytes, name: bytes) -> None:
+        """Put the marker there, in place of what is no directory."""
+        temporary = self._base.temporary()
+        tmp = os.dup(self._base.folders.fd(self._base.tmp))
+        try:
+            marker.write(node, tmp, temporary, own=self._own)
+            os.rename(temporary, name, src_dir_fd=tmp, dst_dir_fd=self._base.folders.fd(parent))
+        finally:
+            os.close(tmp)
 
     def _want(self, node: Node, targets: tuple[Target, ...]) -> None:
         name = self._names(node)
         assert node.content is not None
+        self.counts["placed"] += 1
+        self.counts["placed_bytes"] += node.content.size
         if self._batcher.add(Item(name, group_of(name), node.content, node.path, Wanted(_meta(node), targets))):
             self._want_object()
 
@@ -201,7 +216,9 @@ class Update:
 
     def _both(self, old: Old, node: Node) -> None:
         name = self._names(node) if node.kind == FILE else ""
-        same = old.kind == node.kind and self._comparer.same(old, node, name)
+        # On the disk a marker is a file like others.
+        alike = old.kind == node.kind or (old.kind == FILE and node.kind == marker.MARKER)
+        same = alike and self._comparer.same(old, node, name)
         if node.kind == DIR:
             frame = _Frame(node.path, self._place(node.path), node, old)
             # What the disk walk had to open up wants its mode back.
@@ -240,6 +257,8 @@ class Update:
             self._want(node, ())
             meta = _meta(node)
             self._replacements.append((FILE, place, aside, self._names(node), tuple(meta)))
+        elif node.kind == marker.MARKER:
+            self._replacements.append((node.kind, place, aside, node.uid, node.gid, node.mtime_ns))
         else:
             self._replacements.append((LINK, place, aside, node.target, node.uid, node.gid, node.mtime_ns, node.path))
 
@@ -270,6 +289,8 @@ class Update:
                 self._store.replace(record[3], Meta(*record[4]), parent, name)
             elif kind == LINK:
                 self._replace_link(record, parent, name)
+            elif kind == marker.MARKER:
+                self._mark(marker.node_of(*record[3:]), parent, name)
             else:
                 self._move_in(record[3], parent, name)
 

@@ -6,6 +6,7 @@ import io
 import os
 import signal
 import sys
+from collections.abc import Callable
 from contextlib import redirect_stderr, redirect_stdout
 from unittest import mock
 
@@ -16,11 +17,12 @@ from shrinkwrap.cli.main import run
 __all__ = ["Result", "call", "run_cli"]
 
 
-def call(*args: Word, env: dict[str, str] | None = None) -> Result:
+def call(*args: Word, env: dict[str, str] | None = None, entry: Callable[[], None] = run) -> Result:
     """What :func:`~support.cli.run_cli` does, without a process of its own.
 
     Args:
         env: the whole environment, but for PATH.
+        entry: the entry point of the console script.
     """
     out, err = io.TextIOWrapper(io.BytesIO(), encoding="utf-8"), io.StringIO()
     words = ["shrinkwrap", *(os.fsdecode(word) for word in args)]
@@ -34,7 +36,7 @@ def call(*args: Word, env: dict[str, str] | None = None) -> Result:
             redirect_stdout(out),
             redirect_stderr(err),
         ):
-            run()
+            entry()
     except SystemExit as end:
         code = end.code
     finally:

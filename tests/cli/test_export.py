@@ -284,3 +284,24 @@ def test_names_in_errors_are_data(repos: Path, repo_server: RepoServer, scratch:
     assert result.err.replace("\n", "").isprintable()
     assert len(result.err.splitlines()) == 2
     assert "\n" not in result.json["error"]
+
+
+def test_a_listing_may_be_asked_for_at_a_pipe_or_device_which_stays_one(place: Place) -> None:
+    place.report(CLEAN, "--listing", str(place.folder / "listing"))
+    pipe, link = place.folder / "pipe", place.folder / "link"
+    os.mkfifo(pipe)
+    link.symlink_to(pipe)
+    for given in (pipe, link):
+        reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
+        try:
+            place.report(CLEAN, "--listing", str(given))
+            assert os.read(reader, 1 << 16) == (place.folder / "listing").read_bytes()
+        finally:
+            os.close(reader)
+        assert pipe.is_fifo()
+    assert link.is_symlink()
+    assert {path.name for path in place.folder.iterdir()} == {"base", "link", "listing", "pipe", "the.spec"}
+
+
+def test_an_empty_destination_is_refused(place: Place) -> None:
+    assert "no destination" in place.export(CLEAN, "-z", "", code=2).err

@@ -428,3 +428,33 @@ def test_help_and_mistakes_load_nothing_but_the_parser() -> None:
     modules = _imported("export", "--help")
     assert _of(modules, (*HEAVY, *NETWORK, "cryptography", "sqlite3", "isal", "shrinkwrap.tree")) == []
     assert main.__name__ in modules
+
+
+def ended(command: str, words: Sequence[str]) -> subprocess.CompletedProcess[str]:
+    """A shell's command that runs ``shrinkwrap`` where it says "$@"."""
+    return subprocess.run(
+        ["bash", "-o", "pipefail", "-c", command, "bash", sys.executable, "-m", "shrinkwrap", *words],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+@pytest.mark.parametrize("command", ['"$@" 2>/dev/full', '"$@" 2>&1 >/dev/null | true', '"$@" 2>&-'])
+def test_an_export_is_done_even_if_nobody_can_read_what_it_says(
+    good: dict[str, list[str]], scratch: Path, command: str
+) -> None:
+    assert ended(command, words(good, "-p", "0.001", "--stat-period", "0.001")).returncode == 0
+    assert (scratch / "base" / ".provenance" / FQRN / "record.json").exists()
+    assert not (scratch / "base" / ".provenance" / FQRN / "intent.json").exists()
+
+
+def test_messages_never_come_out_among_the_results(good: dict[str, list[str]]) -> None:
+    done = ended('"$@" 2>&-', words(good, without=["-t"]))
+    assert (done.returncode, done.stdout) == (7, "")
+
+
+def test_closed_output_is_no_trouble_and_no_file_of_ours_takes_its_place(good: dict[str, list[str]]) -> None:
+    done = ended('"$@" <&- >&-', words(good))
+    assert done.returncode == 0
+    assert "Traceback" not in done.stderr

@@ -70,14 +70,6 @@ def test_every_revision_of_every_real_repository_is_trusted(path: str) -> None:
     assert head.raw == attempt.manifest
     assert checked.whitelist.raw == attempt.whitelist
 
-    catalog = checked.check_catalog(real.stored(fqrn, head.root_hash, "C"))
-    assert catalog.startswith(b"SQLite format 3\0")
-    assert checked.catalog_request()[0] == head.root_hash.object_path("C")
-    if head.history is not None:
-        history = checked.add_history(real.stored(fqrn, head.history, "H"))
-        assert history.startswith(b"SQLite format 3\0")
-        assert checked.history_request()[0] == head.history.object_path("H")
-
 
 @pytest.mark.parametrize("path", ["small.cern.ch/.cvmfspublished", "mixed.cern.ch/.cvmfspublished"])
 @pytest.mark.parametrize("change", [0x01, 0x20, 0x80])
@@ -159,10 +151,6 @@ def test_nothing_is_trusted_before_every_step_is_done() -> None:
     waiting = (
         lambda: checked.head,
         lambda: checked.whitelist,
-        lambda: checked.catalog_request(),
-        lambda: checked.check_catalog(b""),
-        lambda: checked.history_request(),
-        lambda: checked.add_history(b""),
     )
     steps = (
         lambda: checked.add_manifest(attempt.manifest),
@@ -184,7 +172,6 @@ def test_steps_in_another_order_are_refused() -> None:
         lambda: checked.add_certificate(attempt.certificate),
         lambda: checked.add_whitelist(attempt.whitelist),
         lambda: checked.certificate_request(),
-        lambda: checked.unchanged,
     ):
         with pytest.raises(TrustError):
             early()
@@ -290,14 +277,11 @@ def test_the_certificate_is_asked_for_by_its_hash_and_with_a_cap() -> None:
     assert limits.CERTIFICATE < cap < 4 * limits.CERTIFICATE
 
 
-def test_alternative_paths_are_used_for_certificate_and_root_catalog_only() -> None:
-    manifest = signing.manifest({"A": "yes", "H": str(root_hash(1))}, algorithm=SHAKE128)
-    checked = Attempt(manifest=manifest).through(trusted())
+def test_the_alternative_path_is_used_where_the_manifest_asks_for_it() -> None:
+    checked = Attempt(manifest=signing.manifest({"A": "yes"}, algorithm=SHAKE128)).through(trusted())
     certificate = checked.head.certificate
     assert str(certificate).endswith("-shake128")
     assert checked.certificate_request()[0] == f".cvmfsalt-{certificate}X"
-    assert checked.catalog_request()[0] == f".cvmfsalt-{signing.ROOT}C"
-    assert checked.history_request()[0] == root_hash(1).object_path("H")
 
 
 def test_another_certificate_than_the_manifest_names_is_corrupt() -> None:
@@ -453,76 +437,7 @@ def test_a_blacklisted_revision_is_refused_even_if_rollbacks_are_allowed() -> No
                 checked.head  # noqa: B018
 
 
-def test_an_unchanged_head_is_noticed_from_the_manifest_alone() -> None:
-    for known, expected in (
-        (KnownHead(7, signing.ROOT, 0), True),
-        (KnownHead(7, root_hash(1), 0), False),
-        (KnownHead(6, signing.ROOT, 0), False),
-        (None, False),
-    ):
-        checked = trusted(known=known)
-        checked.add_manifest(signing.manifest())
-        assert checked.unchanged is expected
-
-
-def test_an_unchanged_head_is_still_no_trusted_head() -> None:
-    checked = trusted(known=KnownHead(7, signing.ROOT, 0))
-    checked.add_manifest(signing.manifest(signer=signing.stranger()))
-    assert checked.unchanged
-    with pytest.raises(TrustError, match="certificate"):
-        checked.head  # noqa: B018
-
-
-def test_an_unchanged_head_that_was_blacklisted_since_is_refused() -> None:
-    blacklist = parse_blacklist(f"<{FQRN} 8".encode())
-    checked = trusted(known=KnownHead(7, signing.ROOT, 0), blacklist=blacklist)
-    checked.add_manifest(signing.manifest())
-    with pytest.raises(TrustError, match="blacklist"):
-        checked.unchanged  # noqa: B018
-
-
 # -- objects ---------------------------------------------------------------------------------------------------
-
-
-def with_objects(catalog: bytes, history: bytes | None, size: str | None) -> TrustedSet:
-    changes: dict[str, str | None] = {"C": str(digest_of(SHA1, catalog)), "B": size}
-    if history is not None:
-        changes["H"] = str(digest_of(SHA1, history))
-    return Attempt(manifest=signing.manifest(changes)).through(trusted())
-
-
-def test_the_root_catalog_must_have_its_hash_and_size() -> None:
-    stored = zlib.compress(b"catalog")
-    assert with_objects(stored, None, "7").check_catalog(stored) == b"catalog"
-    assert with_objects(stored, None, "0").check_catalog(stored) == b"catalog"
-    assert with_objects(stored, None, None).check_catalog(stored) == b"catalog"
-    for size in ("6", "8"):
-        with pytest.raises(CorruptObject):
-            with_objects(stored, None, size).check_catalog(stored)
-    with pytest.raises(CorruptObject, match="have the hash"):
-        with_objects(stored, None, "7").check_catalog(zlib.compress(b"another"))
-
-
-def test_a_root_catalog_beyond_the_cap_is_refused_and_never_asked_for_whole() -> None:
-    checked = with_objects(b"", None, str(limits.CATALOG + 1))
-    assert checked.catalog_request()[1] == limits.stored_size(limits.CATALOG)
-    with pytest.raises(TrustError, match="more than is allowed"):
-        checked.check_catalog(b"")
-
-
-def test_the_history_must_have_its_hash() -> None:
-    catalog, history = zlib.compress(b"catalog"), zlib.compress(b"history")
-    checked = with_objects(catalog, history, None)
-    assert checked.add_history(history) == b"history"
-    with pytest.raises(CorruptObject, match="have the hash"):
-        checked.add_history(catalog)
-
-
-def test_a_repository_without_history_says_so() -> None:
-    checked = Attempt().through(trusted())
-    for ask in (checked.history_request, lambda: checked.add_history(b"")):
-        with pytest.raises(UsageError, match="no history"):
-            ask()
 
 
 @pytest.mark.parametrize("algorithm", [SHA1, RMD160, SHAKE128])

@@ -136,3 +136,16 @@ def test_after_the_end_a_batcher_begins_anew() -> None:
     assert out.batcher.add(item("a/1"))
     out.batcher.finish()
     assert out.names() == [["a/1"], ["a/1"]]
+
+
+def test_an_object_that_very_many_want_goes_out_in_between() -> None:
+    most = module.JOINED_ITEMS
+    out = Batches()
+    out.batcher.add(item("00/other"))
+    for number in range(3 * most):
+        out.batcher.add(item("00/empty", payload=(number,)))
+    out.batcher.finish()
+    payloads = [one.payload for batch in out for one in batch if one.name == "00/empty"]
+    assert sum(payloads, ()) == tuple(range(3 * most))
+    assert max(map(len, payloads)) == most + 1
+    assert [one.name for batch in out for one in batch].count("00/other") == 1

@@ -94,6 +94,20 @@ def test_an_abandoned_fetch_lets_go_of_what_was_in_flight(open_http: Opener, ser
     assert fetch_one(source, wanted(PATH, GOOD)).error is None
 
 
+def test_trailers_without_end_are_given_up(open_http: Opener, server: Server, second: Server) -> None:
+    def drip(exchange: Exchange) -> None:
+        exchange.keep = False
+        exchange.raw(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n%x\r\n%b\r\n0\r\n" % (len(GOOD), GOOD))
+        while not exchange.server.stopping.wait(0.05):
+            exchange.raw(b"X: y\r\n")
+
+    server.script(URL, drip)
+    second.files[URL] = GOOD
+    source = open_http(server.url, second.url, max_retries=0, timeout_direct=0.3)
+    assert fetch_one(source, wanted(PATH, GOOD)).error is None
+    assert len(second.seen) == 1
+
+
 def test_a_key_press_while_bytes_arrive_is_not_swallowed(open_http: Opener, server: Server) -> None:
     class Pressed(Checked):
         def write(self, data: bytes, /) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any
@@ -135,6 +136,25 @@ def test_a_file_that_drips_is_given_up(opened: Opened, server: Server, second: S
     second.files[URL] = TEXT
     source = opened(server.url, second.url, max_retries=0, timeout_direct=0.3)
     assert source.control(NAME, 1000) == TEXT
+
+
+@pytest.mark.parametrize("piece", [b"d", b"HTTP/1.1 100 Continue\r\n\r\n"])
+def test_a_head_that_never_ends_is_given_up(opened: Opened, server: Server, second: Server, piece: bytes) -> None:
+    def drip(exchange: Exchange) -> None:
+        exchange.keep = False
+        exchange.raw(b"HTTP/1.1 200 OK\r\nX: " if piece == b"d" else piece)
+        while not exchange.server.stopping.wait(0.05):
+            exchange.raw(piece)
+
+    server.files[URL] = TEXT
+    second.files[URL] = TEXT
+    source = opened(server.url, second.url, max_retries=0, timeout_direct=0.3)
+    assert source.control(NAME, 1000) == TEXT
+    server.script(URL, drip)  # on the connection that was kept
+    assert source.control(NAME, 1000) == TEXT
+    assert len(second.seen) == 1
+    left = [thread for thread in threading.enumerate() if thread.name == "shrinkwrap-watch"]
+    assert left == []
 
 
 def test_a_redirect_is_refused_unless_asked_for(opened: Opened, server: Server, second: Server) -> None:

@@ -16,11 +16,13 @@ from support.repository import EXTERNAL, CatalogBuilder, Publisher
 
 from shrinkwrap.cvmfs.digest import RMD160, SHA1, SHAKE128, Digest, digest_of
 from shrinkwrap.cvmfs.entry import Chunk, Entry
+from shrinkwrap.cvmfs.owners import HIGHEST, OwnerMap
 from shrinkwrap.errors import CatalogError
 from shrinkwrap.snapshot.view import (
     DIR,
     FILE,
     LINK,
+    NOBODY,
     Content,
     Node,
     Report,
@@ -175,7 +177,7 @@ def test_a_list_of_chunks_is_never_named_by_the_bulk_hash_beside_it(publisher: P
     builder.file(b"/plain", b"onetwo")
     found = entries(publisher, builder)
     assert found[b"/with"].hash == found[b"/plain"].hash
-    assert content_of(found[b"/with"]) == content_of(found[b"/without"])
+    assert content_of(found[b"/with"])._replace(bulk=None) == content_of(found[b"/without"])
     assert content_of(found[b"/with"]).digest.raw != found[b"/plain"].hash
 
 
@@ -222,6 +224,17 @@ def test_what_is_claimed_belongs_to_whoever_exports(publisher: Publisher) -> Non
     builder.file(b"/f")
     nodes, _ = shown(publisher, builder, ViewOptions(claim=True, uid=500, gid=501))
     assert {(one.uid, one.gid) for one in nodes.values()} == {(500, 501)}
+
+
+def test_an_owner_that_no_file_can_have_is_nobody_not_whoever_exports(publisher: Publisher) -> None:
+    builder = publisher.catalog()
+    for name, uid, gid in ((b"/uid", (1 << 32) - 1, 8), (b"/gid", 7, (1 << 32) - 1), (b"/high", HIGHEST, HIGHEST)):
+        builder.file(name, uid=uid, gid=gid, mode=0o4755)
+    squashed = OwnerMap(((0, 1000),))
+    for options in (PLAIN, ViewOptions(claim=False, uid=0, gid=0, keep_suid=True, uid_map=squashed, gid_map=squashed)):
+        nodes, _ = shown(publisher, builder, options)
+        owners = {path: (one.uid, one.gid) for path, one in nodes.items() if path}
+        assert owners == {b"/uid": (NOBODY, 8), b"/gid": (7, NOBODY), b"/high": (HIGHEST, HIGHEST)}
 
 
 def test_entries_of_old_catalogs_belong_to_whoever_exports(publisher: Publisher) -> None:

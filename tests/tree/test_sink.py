@@ -168,3 +168,16 @@ def test_the_link_mode_is_the_nearest_that_the_file_system_can_do() -> None:
         (COPY, False, True): COPY,
         (COPY, False, False): COPY,
     }
+
+
+def test_a_store_keeps_few_folders_open(base: Base, tmp_path: Path) -> None:
+    store = open_store(base)
+    before = len(os.listdir("/proc/self/fd"))
+    for number in range(600):
+        content = b"%d" % number
+        (tmp_path / "tree" / f"{number}").mkdir()
+        put(store, item(content, b"file", folder=b"tree/%d" % number), content)
+    assert len(list((tmp_path / ".data").glob("??"))) > 200
+    assert len(os.listdir("/proc/self/fd")) - before < 80
+    store.close()
+    assert len(os.listdir("/proc/self/fd")) < before
