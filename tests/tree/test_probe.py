@@ -14,7 +14,7 @@ from shrinkwrap.tree.base import Base
 from shrinkwrap.tree.probe import Abilities, probe
 
 NS = 10**9
-OLD = Abilities(True, False, True, -(1 << 31), (1 << 31) - 1, NS, False)
+OLD = Abilities(True, False, True, -(1 << 31), (1 << 31) - 1, NS)
 
 
 @pytest.mark.parametrize(
