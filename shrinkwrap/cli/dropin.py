@@ -99,6 +99,7 @@ def _number(text: str) -> int:
 def run() -> None:
     """Entry point of the console script."""
     open_standard_streams()
+    output.json_command = None  # the original has no such option
     sys.exit(_run(sys.argv[1:]))
 
 
