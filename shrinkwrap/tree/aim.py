@@ -10,8 +10,9 @@ from typing import Final, NamedTuple
 from shrinkwrap.cvmfs.blacklist import Blacklist
 from shrinkwrap.cvmfs.entry import Entry
 from shrinkwrap.cvmfs.manifest import Manifest, parse_manifest
-from shrinkwrap.cvmfs.trust import KnownHead
-from shrinkwrap.errors import WarningsAreErrors
+from shrinkwrap.cvmfs.trust import KnownHead, check_fqrn
+from shrinkwrap.errors import UsageError, WarningsAreErrors
+from shrinkwrap.fetch.source import open_source
 from shrinkwrap.fetch.types import Source
 from shrinkwrap.record.record import RECORD_BYTES, Goal, Record, SeenHead
 from shrinkwrap.snapshot.catalogs import ObjectKeeper
@@ -31,6 +32,15 @@ class Aim(NamedTuple):
 
     revision: Revision
     head: Manifest | None
+
+
+def check_request(request: ExportRequest) -> None:
+    """What is wrong with a request is said before anything is made. Raises UsageError."""
+    check_fqrn(request.source.fqrn)
+    if request.keep_suid and os.geteuid() != 0:
+        raise UsageError("--keep-suid needs root: other users can give no file to its owner", hint="leave it out")
+    request.pin.check()
+    open_source(request.source).close()
 
 
 def find_snapshot(

@@ -13,7 +13,6 @@ from contextlib import ExitStack
 from typing import Final
 
 from shrinkwrap.cvmfs.authz import refuse_protected
-from shrinkwrap.cvmfs.trust import check_fqrn
 from shrinkwrap.errors import CorruptObject, DestinationError, UsageError
 from shrinkwrap.fetch.source import open_source
 from shrinkwrap.record.record import Record
@@ -25,7 +24,7 @@ from shrinkwrap.snapshot.view import DIR, FILE, Node, View
 from shrinkwrap.snapshot.walk import Walk, bring_catalogs
 from shrinkwrap.spec.matcher import Matcher
 from shrinkwrap.tree.accounts import STATEMENT
-from shrinkwrap.tree.aim import as_recorded, find_snapshot, goal_of, nodes, refuse, tally
+from shrinkwrap.tree.aim import as_recorded, check_request, find_snapshot, goal_of, nodes, refuse, tally
 from shrinkwrap.tree.base import Base, explain
 from shrinkwrap.tree.before import Before, Known, before, known, namer, nothing_new
 from shrinkwrap.tree.beneath import DIRECTORY
@@ -67,15 +66,11 @@ def dry_run(request: ExportRequest, hooks: Hooks | None = None) -> ExportResult:
     Raises:
         ShrinkwrapError: what an export would end with before it touches anything.
     """
-    check_fqrn(request.source.fqrn)
-    if request.keep_suid and os.geteuid() != 0:
-        raise UsageError("--keep-suid needs root: other users can give no file to its owner", hint="leave it out")
     if request.listing:
         raise UsageError("--dry-run writes nothing, --listing neither", hint="leave out one of them")
     if request.adopt:
         raise UsageError("--dry-run cannot foresee what --adopt finds to be good", hint="leave out one of them")
-    request.pin.check()
-    open_source(request.source).close()
+    check_request(request)
     with ExitStack() as stack:
         scratch = stack.enter_context(tempfile.TemporaryDirectory(prefix="shrinkwrap-"))
         try:

@@ -12,10 +12,9 @@ from shrinkwrap import __version__
 from shrinkwrap.cvmfs.authz import refuse_protected
 from shrinkwrap.cvmfs.entry import show
 from shrinkwrap.cvmfs.manifest import Manifest
-from shrinkwrap.cvmfs.trust import check_fqrn
 from shrinkwrap.engine.batches import Batcher
 from shrinkwrap.engine.work import Failure, Item, Worker
-from shrinkwrap.errors import CorruptObject, MissingObject, NetworkError, ShrinkwrapError, UsageError
+from shrinkwrap.errors import CorruptObject, MissingObject, NetworkError, ShrinkwrapError
 from shrinkwrap.fetch.source import open_source
 from shrinkwrap.fetch.types import FetchStats, Source
 from shrinkwrap.record.record import Goal, Record, SeenHead, key_ring
@@ -27,7 +26,7 @@ from shrinkwrap.snapshot.walk import Walk, bring_catalogs
 from shrinkwrap.spec.matcher import Matcher
 from shrinkwrap.tree import adopt
 from shrinkwrap.tree.accounts import Accounts
-from shrinkwrap.tree.aim import as_recorded, find_snapshot, goal_of, nodes, refuse, tally
+from shrinkwrap.tree.aim import as_recorded, check_request, find_snapshot, goal_of, nodes, refuse, tally
 from shrinkwrap.tree.base import Base, explain
 from shrinkwrap.tree.before import Before, before, decode, known, namer, nothing_new
 from shrinkwrap.tree.intents import begin, drop_doubtful, end
@@ -54,12 +53,7 @@ def export(request: ExportRequest, hooks: Hooks | None = None) -> ExportResult:
     Raises:
         ShrinkwrapError: see :mod:`shrinkwrap.errors`. Whatever it is, the next run goes on from what is there.
     """
-    check_fqrn(request.source.fqrn)
-    if request.keep_suid and os.geteuid() != 0:
-        raise UsageError("--keep-suid needs root: other users can give no file to its owner", hint="leave it out")
-    request.pin.check()
-    # What is wrong with the configuration is said before anything is made.
-    open_source(request.source).close()
+    check_request(request)
     with ExitStack() as stack:
         try:
             base = Base(request.dest, wait=request.wait, adopt=request.adopt)
