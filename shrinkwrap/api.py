@@ -262,6 +262,8 @@ def export(
     strict: bool = False,
     wait: bool = False,
     listing: Path | None = None,
+    workers: int = 0,
+    store: Path | None = None,
     dry_run: bool = False,
     hooks: Hooks | None = None,
 ) -> ExportResult:
@@ -281,6 +283,8 @@ def export(
         repair: compare with the disk instead of the record, and mend the tree.
         strict: warnings are errors, found before anything is touched.
         wait: wait for another run on this destination to end.
+        store: folder of the store, where several destinations may share one; None: ``<dest>/.data``.
+        workers: processes that bring objects; 1: none but this one, 0: one for each CPU.
         listing: write the listing of the export there, as lines of JSON.
         dry_run: touch nothing; the result tells what would be done (docs/dry-run.md).
         hooks: told how it gets on.
@@ -316,6 +320,8 @@ def export(
             repair=repair,
             wait=wait,
             blacklist=opened._blacklist,
+            workers=workers,
+            store="" if store is None else _text("store", store),
             listing="" if listing is None else _text("listing", listing),
             strict=strict,
         )

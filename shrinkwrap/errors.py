@@ -15,6 +15,7 @@ Each class carries the exit code that the command line ends with; ``docs/exit-co
     ├── DestinationError       8   the destination cannot be written, is full, or is not ours
     ├── LockedError            9   another run is working on the same store
     └── Interrupted           10   stopped by the user; the next run goes on from there
+        └── WorkerDied        10   a process of the run was killed, perhaps for want of memory; likewise
 
 "Missing" and "corrupt" are different errors because people react differently to them: a missing object is a matter
 for the repository's or replica's owner (or of a revision that was garbage collected meanwhile), a corrupt one for
@@ -37,6 +38,7 @@ __all__ = [
     "TrustError",
     "UsageError",
     "WarningsAreErrors",
+    "WorkerDied",
 ]
 
 
@@ -120,3 +122,7 @@ class LockedError(ShrinkwrapError):
 class Interrupted(ShrinkwrapError):
     exit_code = 10
     reason = "interrupted"
+
+
+class WorkerDied(Interrupted):
+    reason = "worker"

@@ -67,7 +67,9 @@ def parser() -> argparse.ArgumentParser:
     )
     add("-d", "--dest-type", default="posix", metavar="TYPE", help="kind of the destination (posix)")
     add("-x", "--dest-base", default="/export/cvmfs", metavar="DIR", help="destination (/export/cvmfs)")
-    add("-y", "--dest-cache", default="", metavar="DIR", help="store; only the default is possible (<base>/.data)")
+    add(
+        "-y", "--dest-cache", default="", metavar="DIR", help="store, which destinations may share (<base>/.data)"
+    )
     add("-z", "--dest-config", default="", metavar="FILE", help="an error: the destination has no configuration")
     add("-t", "--spec-file", default="", metavar="FILE", help="paths to export (<repo>.spec)")
     add(
@@ -177,6 +179,7 @@ def _request(given: argparse.Namespace) -> tuple[ExportRequest, list[str]]:
         keys=whence.master_keys(settings),
         spec=spec,
         dest=given.dest_base,
+        store=given.dest_cache,
         pin=opt.pin_of(Pin(), settings),
         variables=settings.environment(os.environb, {}),
         claim=settings.claim_ownership,
@@ -205,12 +208,6 @@ def _refuse(given: argparse.Namespace) -> None:
         raise UsageError(f"-z {given.dest_config}: a posix destination has no configuration", hint="leave -z out")
     if not given.dest_base:
         raise UsageError("-x is empty: no destination", hint="-x DIR; is a variable not set?")
-    store = os.path.join(given.dest_base, ".data")
-    if given.dest_cache and os.path.realpath(given.dest_cache) != os.path.realpath(store):
-        raise UsageError(
-            f"-y {given.dest_cache}: the store has to be {store} in this release",
-            hint="leave -y out; stores elsewhere come with a later release",
-        )
 
 
 def _transfers(threads: int) -> int:

@@ -64,6 +64,22 @@ def export(
     unsigned: opt.Unsigned = False,
     env: opt.Env = None,
     transfers: opt.Transfers = 0,
+    store: Annotated[
+        str,
+        typer.Option(
+            "-y",
+            "--dest-cache",
+            "--store",
+            metavar="DIR",
+            help="Store, which destinations may share [<dest>/.data].",
+        ),
+    ] = "",
+    workers: Annotated[
+        int,
+        typer.Option(
+            "--workers", metavar="N", min=0, max=64, help="Processes that bring objects. 0: one for each CPU."
+        ),
+    ] = 0,
     retries: opt.Retries = None,
     timeout: opt.Timeout = None,
     redirects: opt.Redirects = None,
@@ -169,6 +185,8 @@ def export(
         link_mode=link_mode,
         allow_rollback=allow_rollback,
         adopt=adopt,
+        workers=workers,
+        store=store,
         repair=repair,
         wait=wait,
         blacklist=whence.blacklist(settings),

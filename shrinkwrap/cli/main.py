@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import io
 import os
 import signal
@@ -14,7 +15,7 @@ import typer
 from typer.core import TyperGroup
 
 from shrinkwrap import __version__
-from shrinkwrap.cli import cat, export, info, ls, output, tags
+from shrinkwrap.cli import cat, demo, export, info, ls, output, publish, serve, tags
 from shrinkwrap.errors import DestinationError, Interrupted, ShrinkwrapError, UsageError
 
 #: What the option parser raises; which package that class comes from depends on the release of typer.
@@ -62,7 +63,10 @@ ls.register(app)
 cat.register(app)
 info.register(app)
 tags.register(app)
-_NAMES = ("export", "ls", "cat", "info", "tags")
+publish.register(app)
+serve.register(app)
+demo.register(app)
+_NAMES = ("export", "ls", "cat", "info", "tags", "publish", "serve", "demo")
 
 
 def _version(value: bool) -> None:
@@ -89,6 +93,9 @@ def run() -> None:
     if isinstance(sys.stdout, io.TextIOWrapper):
         # A terminal that is not UTF-8 must not stop a listing.
         sys.stdout.reconfigure(errors="backslashreplace")
+    # What a stream of entries leaves behind are tuples without circles: looking for some every 700 of them is in vain.
+    gc.freeze()
+    gc.set_threshold(50_000, 20, 50)
     try:
         signal.signal(signal.SIGTERM, _stop)
         code = _run(words or ["--help"])

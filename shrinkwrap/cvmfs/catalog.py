@@ -23,6 +23,12 @@ _INT64: Final = 1 << 63
 _KEY: Final = struct.Struct("<qq")
 #: Schemas from 2.0 on that readers accept, any revision of them (FORMAT.md §6.1).
 _MODERN: Final = (2.4, 2.5)
+#: Rows that are read at a time.
+_ROWS: Final = 1024
+#: Ranges of mode, size, mtime, nanoseconds, uid, gid, flags and hardlinks: one call that fails for any wrong type.
+_NUMBERS: Final = struct.Struct("<HQqIIIQQ")
+_NO_NAMES: Final = frozenset((b"", b".", b".."))
+_S_IFMT: Final = 0o170000
 _EPSILON: Final = 0.0005
 #: Bits of an entry's flags that schema 1.x knows: those below the one for chunked files.
 _LEGACY_FLAGS: Final = FLAG_CHUNKED - 1
@@ -160,7 +166,7 @@ class Catalog:
         # There all hashes are SHA-1 and nothing is chunked, whatever the higher bits may hold.
         flags = "flags" if modern else f"flags & {_LEGACY_FLAGS}"
         columns = f"name, mode, size, mtime, {nanoseconds}, {uid}, {gid}, {flags}, hash, symlink, {links}, {xattr}"
-        return f"SELECT {columns}, md5path_1, md5path_2 FROM catalog "  # noqa: S608 - constant names only
+        return f"SELECT {columns}, md5path_1 FROM catalog "  # noqa: S608 - constant names only
 
     def _nested(self) -> dict[bytes, NestedRef]:
         found: dict[bytes, NestedRef] = {}
@@ -233,27 +239,68 @@ class Catalog:
         Raises:
             CatalogError: impossible rows; a name twice or out of order, which would break every merge of two streams.
         """
-        last = b""
         with database_errors(self._label):
             cursor = self._db.execute(
                 self._select + "WHERE parent_1 = ? AND parent_2 = ? ORDER BY name COLLATE BINARY",
                 path_key(self.key_text(path)),
             )
-            cursor.arraysize = 256
-            while rows := cursor.fetchmany():
-                for row in rows:
-                    name = row[0]
-                    if not isinstance(name, bytes) or not valid_name(name):
-                        raise CatalogError(f"{self._label}: impossible name {name!r:.300} in {show(path)}")
-                    if name <= last:
-                        raise CatalogError(f"{self._label}: {show(path)} has {show(name)} twice")
-                    last = name
-                    yield self._entry(row, path, name)
+            last = b""
+            while rows := cursor.fetchmany(_ROWS):
+                entries = self._entries(rows, path, last)
+                last = entries[-1].name
+                yield from entries
+
+    def _entries(self, rows: list[tuple[Any, ...]], parent: bytes, last: bytes) -> list[Entry]:
+        """Rows of one directory as entries; ``last`` is the name before them.
+
+        The loop for what is right, as nearly everything is, costs half of all that a walk does; whatever is not right,
+        or not usual, goes through :meth:`_entry`, which says what is wrong.
+        """
+        new, made = tuple.__new__, Entry
+        check = _NUMBERS.pack
+        prefix = parent + b"/"
+        entries: list[Entry] = []
+        for row in rows:
+            name, mode, size, mtime, nanoseconds, uid, gid, flags, digest, target, links, xattr, _ = row
+            try:
+                if name <= last or name in _NO_NAMES or b"/" in name or b"\0" in name or len(name) > limits.NAME:
+                    raise self._bad_name(name, parent, last)
+            except TypeError:
+                raise self._bad_name(name, parent, last) from None
+            last = name
+            kind = mode & _S_IFMT if type(mode) is int else 0
+            try:
+                check(mode, size, mtime, nanoseconds or 0, uid, gid, flags, links)
+            except struct.error:
+                kind = 0
+            if (
+                (kind == stat.S_IFREG and type(digest) is bytes and len(digest) == SIZE and not flags & FLAG_CHUNKED)
+                or (kind == stat.S_IFLNK and digest is None)
+            ) and (
+                type(target) is bytes
+                and (nanoseconds is None or nanoseconds < _NS)
+                and (xattr is None or type(xattr) is bytes)
+            ):
+                time_ns = mtime * _NS + (nanoseconds or 0)
+                entries.append(
+                    new(
+                        made,
+                        (prefix + name, name, mode, size, time_ns, uid, gid, flags, digest, target, links, xattr, ()),
+                    )
+                )
+            else:
+                entries.append(self._entry(row, parent, name))
+        return entries
+
+    def _bad_name(self, name: Any, parent: bytes, last: bytes) -> CatalogError:
+        if not isinstance(name, bytes) or not valid_name(name):
+            return CatalogError(f"{self._label}: impossible name {name!r:.300} in {show(parent)}")
+        return CatalogError(f"{self._label}: {show(parent)} has {show(name)} twice")
 
     def _entry(self, row: tuple[Any, ...], parent: bytes, name: bytes) -> Entry:
-        _, mode, size, mtime, nanoseconds, uid, gid, flags, digest, target, links, xattr, one, two = row
+        _, mode, size, mtime, nanoseconds, uid, gid, flags, digest, target, links, xattr, one = row
         path = self.mount if not name else parent + b"/" + name
-        for number in (mode, size, mtime, uid, gid, flags, links, one, two):
+        for number in (mode, size, mtime, uid, gid, flags, links, one):
             if type(number) is not int:
                 raise CatalogError(f"{self._label}: {show(path)}: a number is missing or of another type")
         if nanoseconds is None:
@@ -281,14 +328,14 @@ class Catalog:
         if xattr is not None and type(xattr) is not bytes:
             xattr = None
         chunks: tuple[Chunk, ...] = ()
-        kind = mode & 0o170000
+        kind = mode & _S_IFMT
         if kind == stat.S_IFDIR:
-            # The walk goes on below this path: its key must be the path's, or it could lead round in circles.
-            if (one, two) != path_key(self.key_text(path)):
+            # The walk goes on below this path: a row under another key was not written by any publisher.
+            if one != path_key(self.key_text(path))[0]:
                 raise CatalogError(f"{self._label}: the key of {show(path)} is not that of its path")
         elif kind == stat.S_IFREG:
             if flags & FLAG_CHUNKED:
-                chunks = self._chunks(path, size, one, two)
+                chunks = self._chunks(path, size)
             elif digest is None:
                 raise CatalogError(f"{self._label}: {show(path)}: a file without a content hash")
         return Entry(
@@ -304,11 +351,10 @@ class Catalog:
             target,
             links,
             xattr,
-            (one, two),
             chunks,
         )
 
-    def _chunks(self, path: bytes, size: int, one: int, two: int) -> tuple[Chunk, ...]:
+    def _chunks(self, path: bytes, size: int) -> tuple[Chunk, ...]:
         """The pieces of a file; they must tile it (FORMAT.md §6.6)."""
         if not self._has_chunks:
             raise CatalogError(f"{self._label}: {show(path)} is said to be chunked, but there are no chunks")
@@ -316,7 +362,7 @@ class Catalog:
         position = 0
         rows = self._db.execute(
             "SELECT offset, size, hash FROM chunks WHERE md5path_1 = ? AND md5path_2 = ? ORDER BY offset",
-            (one, two),
+            path_key(self.key_text(path)),
         )
         for offset, length, raw in rows:
             if type(offset) is not int or type(length) is not int or type(raw) is not bytes or len(raw) != SIZE:

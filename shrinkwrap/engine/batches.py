@@ -1,4 +1,4 @@
-"""Sorting objects into batches, by shard, in bounded memory."""
+"""Sorting objects into batches, by lane, in bounded memory."""
 
 from __future__ import annotations
 
@@ -11,73 +11,87 @@ from shrinkwrap.engine.work import Item
 #: A batch goes out when it has this many objects or bytes of content.
 BATCH_ITEMS: Final = 512
 BATCH_BYTES: Final = 32 * limits.MIB
-#: Objects that wait in all shards together; beyond it the fullest shard goes out.
+#: Objects that wait in all lanes together; beyond it the fullest lane goes out.
 WAITING_ITEMS: Final = 16_384
-#: Wishes for one item that are joined; with more its shard goes out. A payload grows with each of them.
+#: Wishes for one item that are joined; with more its lane goes out. A payload grows with each of them.
 JOINED_ITEMS: Final = 1_024
+#: Eight folders of the store to a lane: batches stay large enough to keep many transfers in flight, and there are lanes
+#: enough for many workers.
+_FOLDERS: Final = 8
+LANES: Final = 256 // _FOLDERS
+
+
+def lane_of(name: str) -> int:
+    """The lane of an object: one worker at a time owns it, so that it can look for an object and make it unraced."""
+    return int(name[:2], 16) // _FOLDERS
 
 
 class Batcher:
-    """Collects items by shard and hands out full batches.
+    """Collects items by lane and hands out full batches.
 
-    A shard is what ``name`` starts with, up to the first slash: the folder of the store. One worker at a time owns a
-    shard, so that it can look for an object and make it without racing another. Items of one name are joined by
-    ``join``.
+    Items of one name are joined by ``join``. Within a batch items lie in the order of their folders.
 
     Args:
-        emit: takes a batch.
+        emit: takes a batch and its lanes.
         join: the payload of an item that is wanted twice.
     """
 
-    def __init__(self, emit: Callable[[list[Item]], None], join: Callable[[Item, Item], Item]) -> None:
+    def __init__(self, emit: Callable[[list[Item], frozenset[int]], None], join: Callable[[Item, Item], Item]) -> None:
         self._emit = emit
         self._join = join
-        self._shards: dict[str, dict[str, Item]] = {}
-        self._bytes: dict[str, int] = {}
+        self._lanes: dict[int, dict[str, Item]] = {}
+        self._bytes: dict[int, int] = {}
         self._joined: dict[str, int] = {}
         self._waiting = 0
 
     def add(self, item: Item) -> bool:
         """Take an item; False if it was joined to one that waits."""
-        shard = item.name.partition("/")[0]
-        items = self._shards.setdefault(shard, {})
-        there = items.get(item.name)
+        name = item.name
+        lane = int(name[:2], 16) // _FOLDERS
+        items = self._lanes.get(lane)
+        if items is None:
+            items = self._lanes[lane] = {}
+            self._bytes[lane] = 0
+        there = items.get(name)
         if there is not None:
-            items[item.name] = self._join(there, item)
-            joined = self._joined[item.name] = self._joined.get(item.name, 0) + 1
+            items[name] = self._join(there, item)
+            joined = self._joined[name] = self._joined.get(name, 0) + 1
             if joined >= JOINED_ITEMS:
-                self._flush(shard)
+                self._flush(lane)
             return False
-        items[item.name] = item
-        size = self._bytes[shard] = self._bytes.get(shard, 0) + item.content.size
+        items[name] = item
+        size = self._bytes[lane] = self._bytes[lane] + item.content.size
         self._waiting += 1
         if len(items) >= BATCH_ITEMS or size >= BATCH_BYTES:
-            self._flush(shard)
+            self._flush(lane)
         elif self._waiting >= WAITING_ITEMS:
-            self._flush(max(self._shards, key=lambda name: len(self._shards[name])))
+            self._flush(max(self._lanes, key=lambda lane: len(self._lanes[lane])))
         return True
 
-    def _flush(self, shard: str) -> None:
-        items = self._shards.pop(shard)
-        del self._bytes[shard]
+    def _flush(self, lane: int) -> None:
+        items = self._lanes.pop(lane)
+        del self._bytes[lane]
         self._waiting -= len(items)
         for name in items.keys() & self._joined.keys():
             del self._joined[name]
-        self._emit(list(items.values()))
+        self._emit([items[name] for name in sorted(items)], frozenset((lane,)))
 
     def finish(self) -> None:
-        """Hand out what is left: small shards together, so that a small job is not cut into tiny batches."""
+        """Hand out what is left: small lanes together, so that a small job is not cut into tiny batches."""
         batch: list[Item] = []
+        lanes: list[int] = []
         size = 0
-        for shard in sorted(self._shards):
-            batch.extend(self._shards[shard].values())
-            size += self._bytes[shard]
+        for lane in sorted(self._lanes):
+            items = self._lanes[lane]
+            batch.extend(items[name] for name in sorted(items))
+            lanes.append(lane)
+            size += self._bytes[lane]
             if len(batch) >= BATCH_ITEMS or size >= BATCH_BYTES:
-                self._emit(batch)
-                batch, size = [], 0
+                self._emit(batch, frozenset(lanes))
+                batch, lanes, size = [], [], 0
         if batch:
-            self._emit(batch)
-        self._shards.clear()
+            self._emit(batch, frozenset(lanes))
+        self._lanes.clear()
         self._bytes.clear()
         self._joined.clear()
         self._waiting = 0

@@ -36,7 +36,7 @@ def open_file(session: Session, root: NestedRef, path: bytes) -> IO[bytes]:
         try:
             file = tempfile.TemporaryFile()  # noqa: SIM115 - whoever asked closes it
             undo.callback(_close, file)
-            result = Worker(session.source, _OneFile(file)).run([Item("file", "file", content_of(entry), path, None)])
+            result = Worker(session.source, _OneFile(file)).run([Item("00/file", content_of(entry), path, None)])
         except OSError as exc:
             raise DestinationError(
                 f"{show(path)} cannot be brought to the folder for temporary files: {exc.strerror or exc}",
@@ -61,6 +61,10 @@ class _OneFile:
 
     def resolve(self, item: Item) -> bool:
         return False
+
+    def put(self, item: Item, data: bytes, /) -> None:
+        self._file.write(data)
+        self._file.seek(0)
 
     def begin(self, item: Item) -> _OneFile:
         return self

@@ -25,15 +25,24 @@ SMALL: Final = 1 * limits.MIB
 class Item(NamedTuple):
     """One object that a sink wants.
 
-    ``name`` is the sink's name for it. Items of one ``group`` have the same content and differ in metadata only: it
-    is brought once. ``payload`` is the sink's own; ``path`` a path that the object is for, for messages.
+    ``name`` is the sink's name for it: a folder, a slash, what stands for the content, a point, what stands for the
+    metadata. ``payload`` is the sink's own; ``path`` a path that the object is for, for messages.
     """
 
     name: str
-    group: str
     content: Content
     path: bytes
     payload: Any
+
+    @property
+    def group(self) -> str:
+        """Items of one group have the same content and differ in metadata only: it is brought once."""
+        return group_of(self.name)
+
+
+def group_of(name: str) -> str:
+    """What names of the same content share: all before the metadata (:func:`~shrinkwrap.snapshot.view.object_name`)."""
+    return name.partition(".")[0]
 
 
 class ObjectFile(Protocol):
@@ -49,6 +58,10 @@ class OpenSink(Protocol):
         """True if nothing needs to be fetched: the sink has the object, or can make it from one that it has."""
         ...
 
+    def put(self, item: Item, data: bytes, /) -> None:
+        """The content, complete and verified, of an object that is small enough to be handed over whole."""
+        ...
+
     def begin(self, item: Item) -> ObjectFile: ...
     def commit(self, item: Item, file: Any, /) -> None:
         """The content is complete and verified. The file is the sink's from here on, also if this raises."""
@@ -60,7 +73,7 @@ class OpenSink(Protocol):
         ...
 
     def end_batch(self) -> dict[str, int]:
-        """The batch is done, its shards may go to another worker; counts for the report."""
+        """The batch is done, its lane may go to another worker; counts for the report."""
         ...
 
     def close(self) -> None: ...
@@ -70,6 +83,12 @@ class Sink(Protocol):
     """Can be pickled; opened once in each worker."""
 
     def open(self) -> OpenSink: ...
+
+    def pack(self, payload: Any, /) -> Any:
+        """A payload as tuples, bytes, text and numbers only, to be sent to another process."""
+        ...
+
+    def unpack(self, packed: Any, /) -> Any: ...
 
 
 class Failure(NamedTuple):
@@ -89,6 +108,42 @@ class Result:
     written: int = 0
     failures: list[Failure] = field(default_factory=list)
     counters: dict[str, int] = field(default_factory=dict)
+
+
+class _Whole:
+    """A small object in one piece, which never sees a file before it is complete and judged. Its own body."""
+
+    __slots__ = ("_pieces", "data", "item")
+
+    def __init__(self, item: Item) -> None:
+        self.item = item
+        self.data = b""
+        self._pieces: list[bytes] = []
+
+    def start(self) -> None:
+        self._pieces.clear()
+
+    def write(self, data: bytes, /) -> None:
+        self._pieces.append(data)
+
+    def finish(self) -> None:
+        pieces = self._pieces
+        content = self.item.content
+        self.data = judged(
+            pieces[0] if len(pieces) == 1 else b"".join(pieces), content.digest, content.size, content.compressed
+        )
+        pieces.clear()
+
+
+def judged(data: bytes, digest: Digest, size: int, compressed: bool) -> bytes:
+    """The content of an object whose stored bytes are ``data``. Raises CorruptObject."""
+    if digest_of(digest.algorithm, data) != digest:
+        raise CorruptObject(f"object {digest}: its content has another digest")
+    if compressed:
+        data = inflate(data, size)
+    if len(data) != size:
+        raise CorruptObject(f"object {digest}: {len(data)} bytes, its catalog says {size}")
+    return data
 
 
 class _Assembly:
@@ -131,14 +186,8 @@ class _SmallBody:
         self._pieces.append(data)
 
     def finish(self) -> None:
-        data = self._pieces[0] if len(self._pieces) == 1 else b"".join(self._pieces)
+        data = judged(b"".join(self._pieces), self._digest, self._size, self._compressed)
         self._pieces.clear()
-        if digest_of(self._digest.algorithm, data) != self._digest:
-            raise CorruptObject(f"object {self._digest}: its content has another digest")
-        if self._compressed:
-            data = inflate(data, self._size)
-        if len(data) != self._size:
-            raise CorruptObject(f"object {self._digest}: {len(data)} bytes, its catalog says {self._size}")
         file = self._assembly.open(self._sink)
         if data:
             file.write_at(self._offset, data)
@@ -205,42 +254,60 @@ class Worker:
     def __init__(
         self, source: Source, sink: OpenSink, progress: Callable[[int, int, int], None] = lambda *_: None
     ) -> None:
-        self._source = source
+        self.source = source
         self._sink = sink
         self._progress = progress
 
     def run(self, batch: list[Item]) -> Result:
         """Deal with one batch. What cannot be had is in the result; an error of the sink (a full disk) is raised."""
         result = Result(items=len(batch))
-        sink = self._sink
+        sink, progress = self._sink, self._progress
         # Of each group the first that is not there is fetched; the others are made from it.
         followers: dict[str, list[Item]] = {}
         open_assemblies: set[_Assembly] = set()
 
         def requests() -> Iterator[Request]:
+            resolve = sink.resolve
             for item in batch:
-                if item.group in followers:
-                    followers[item.group].append(item)
-                elif sink.resolve(item):
-                    self._progress(1, 0, 0)
+                group = item.group
+                waiting = followers.get(group)
+                if waiting is not None:
+                    waiting.append(item)
+                elif resolve(item):
+                    progress(1, 0, 0)
                 else:
-                    followers[item.group] = []
-                    assembly = _Assembly(item, max(1, len(item.content.chunks)))
+                    followers[group] = []
+                    content = item.content
+                    if content.size <= SMALL and not content.chunks:
+                        whole = _Whole(item)
+                        path = content.external or content.digest.object_path().encode()
+                        yield Request(path, whole, _limit(content), content.external is not None, None, whole)
+                        continue
+                    assembly = _Assembly(item, max(1, len(content.chunks)))
                     open_assemblies.add(assembly)
                     yield from _requests(sink, assembly)
 
         try:
-            for request, error, received, _ in self._source.fetch(requests()):
-                assembly: _Assembly = request.key
+            for request, error, received, _ in self.source.fetch(requests()):
                 result.received += received
-                self._progress(0, received, 0)
-                assembly.left -= 1
-                if error is not None and assembly.error is None:
-                    assembly.error = error
-                if assembly.left == 0:
-                    open_assemblies.discard(assembly)
-                    # An item of the group that is drawn after this looks for itself.
-                    self._finish(assembly, followers.pop(assembly.item.group), result)
+                progress(0, received, 0)
+                unit: _Whole | _Assembly = request.key
+                # An item of the group that is drawn after this looks for itself.
+                if type(unit) is _Whole:
+                    item = unit.item
+                    if error is None:
+                        sink.put(item, unit.data)
+                        self._put(item, followers.pop(item.group), result)
+                    else:
+                        self._lost(item, error, followers.pop(item.group), result)
+                    continue
+                assert type(unit) is _Assembly
+                unit.left -= 1
+                if error is not None and unit.error is None:
+                    unit.error = error
+                if unit.left == 0:
+                    open_assemblies.discard(unit)
+                    self._finish(unit, followers.pop(unit.item.group), result)
         finally:
             for assembly in open_assemblies:
                 if assembly.file is not None:
@@ -250,15 +317,16 @@ class Worker:
         return result
 
     def _finish(self, assembly: _Assembly, followers: list[Item], result: Result) -> None:
-        item = assembly.item
         if assembly.error is not None:
             if assembly.file is not None:
                 self._sink.discard(assembly.file)
-            result.failures.append(Failure(item.path, assembly.error))
-            result.failures.extend(Failure(follower.path, assembly.error) for follower in followers)
+            self._lost(assembly.item, assembly.error, followers, result)
             return
-        file = assembly.open(self._sink)
-        self._sink.commit(item, file)
+        self._sink.commit(assembly.item, assembly.open(self._sink))
+        self._put(assembly.item, followers, result)
+
+    def _put(self, item: Item, followers: list[Item], result: Result) -> None:
+        """The sink has an object; make those of the same content from it."""
         result.fetched += 1
         result.written += item.content.size
         self._progress(1 + len(followers), 0, item.content.size)
@@ -267,9 +335,18 @@ class Worker:
             if not self._sink.resolve(follower):
                 self._sink.derive(follower, item)
 
+    def _lost(self, item: Item, error: ShrinkwrapError, followers: list[Item], result: Result) -> None:
+        result.failures.append(Failure(item.path, error))
+        result.failures.extend(Failure(follower.path, error) for follower in followers)
+
     def close(self) -> None:
         self._sink.close()
-        self._source.close()
+        self.source.close()
+
+
+def _limit(content: Content) -> int:
+    """Most stored bytes that an object in one piece can have."""
+    return limits.stored_size(content.size) if content.compressed else content.size
 
 
 def _requests(sink: OpenSink, assembly: _Assembly) -> Iterator[Request]:
@@ -278,10 +355,9 @@ def _requests(sink: OpenSink, assembly: _Assembly) -> Iterator[Request]:
     algorithm = content.digest.algorithm
     external = content.external
     if not content.chunks:
-        limit = limits.stored_size(content.size) if content.compressed else content.size
         body = _body(sink, assembly, content.digest, 0, content.size, content.compressed)
         path = content.digest.object_path().encode() if external is None else external
-        yield Request(path, body, limit, external is not None, None, assembly)
+        yield Request(path, body, _limit(content), external is not None, None, assembly)
         return
     for offset, size, raw in content.chunks:
         digest = Digest(algorithm, raw)

@@ -56,6 +56,8 @@ _STALE: Final = frozenset({pycurl.E_SEND_ERROR, pycurl.E_RECV_ERROR, pycurl.E_GO
 
 #: Attempts of one request that may be cut off by pauses of our own without being counted.
 _MAX_EXCUSED: Final = 3
+#: Bytes that libcurl takes from a socket at a time.
+_BUFFER: Final = 128 * 1024
 #: Longest wait for the network before libcurl's own timers are looked after, in seconds.
 _MAX_WAIT: Final = 1.0
 
@@ -343,6 +345,8 @@ class _Crew:
             (pycurl.USERAGENT, self._agent),
             # No body of an error page ever reaches us, and the connection that it came by is given up.
             (pycurl.FAILONERROR, 1),
+            # Most objects come in one piece; the larger ones in few.
+            (pycurl.BUFFERSIZE, _BUFFER),
             (pycurl.LOW_SPEED_LIMIT, config.low_speed_limit),
             (pycurl.TCP_KEEPALIVE, 1),
             (pycurl.HTTP_VERSION, version),

@@ -72,6 +72,22 @@ class FetchStats:
     failovers: int = 0
     hosts: dict[str, int] = field(default_factory=dict)
 
+    def add(self, other: FetchStats) -> None:
+        """Add those of another source of the same repository."""
+        self.requests += other.requests
+        self.received += other.received
+        self.retries += other.retries
+        self.failovers += other.failovers
+        for host, number in other.hosts.items():
+            self.hosts[host] = self.hosts.get(host, 0) + number
+
+    def take(self) -> FetchStats:
+        """What there is, and begin anew."""
+        taken = FetchStats(self.requests, self.received, self.retries, self.failovers, dict(self.hosts))
+        self.requests = self.received = self.retries = self.failovers = 0
+        self.hosts.clear()
+        return taken
+
 
 class Source(Protocol):
     """A repository's bytes. Made by :func:`shrinkwrap.fetch.source.open_source` from a picklable configuration."""

@@ -15,11 +15,12 @@ import base64
 import hashlib
 import json
 import stat
+from binascii import hexlify
 from collections.abc import Mapping
 from typing import Any, BinaryIO, Final
 
-from shrinkwrap.cvmfs.digest import Digest
-from shrinkwrap.cvmfs.entry import UNCOMPRESSED, Entry, kind_of
+from shrinkwrap.cvmfs.digest import TAGS, Digest
+from shrinkwrap.cvmfs.entry import FLAG_EXTERNAL, UNCOMPRESSED, ZLIB, Entry, kind_of
 from shrinkwrap.cvmfs.variants import expand
 from shrinkwrap.cvmfs.xattr import parse_xattrs
 from shrinkwrap.snapshot.view import content_of
@@ -137,6 +138,50 @@ def line(row: Mapping[str, Any]) -> bytes:
     return json.dumps(row, ensure_ascii=False, separators=(",", ":")).encode() + b"\n"
 
 
+#: Bytes that stand for themselves in a line: JSON escapes control characters, quotes and backslashes, and what is not
+#: ASCII has to be decoded first.
+_PLAIN: Final = bytes(byte for byte in range(0x20, 0x80) if byte not in b'"\\')
+_HEAD: Final = b'{"path":"%b","type":"%b","mode":"%%04o","uid":%%d,"gid":%%d,"mtime":%%d,"mtime_ns":%%d,"size":%%d'
+_DIR_LINE: Final = _HEAD % (b"%b", b"dir") + b"}\n"
+_LINK_LINE: Final = _HEAD % (b"%b", b"symlink") + b',"target":"%b"}\n'
+_FILE_LINE: Final = _HEAD % (b"%b", b"file") + b',"hash":"%b%b\n'
+#: The bits of a file's flags that its line shows: algorithm, compression, external (FORMAT.md §6.4).
+_SHOWN_FLAGS: Final = 0x3F00 | FLAG_EXTERNAL
+#: What comes after a hash, by those bits. Those that are not here name nothing known.
+_ENDS: Final = {
+    algorithm << 8 | compression << 11 | external: b'%b","compression":"%b"%b}'
+    % (tag.encode(), b"none" if compression == UNCOMPRESSED else b"zlib", b',"external":1' if external else b"")
+    for algorithm, tag in enumerate(TAGS)
+    for compression in (ZLIB, UNCOMPRESSED)
+    for external in (0, FLAG_EXTERNAL)
+}
+
+
+def entry_line(entry: Entry, target: bytes = b"") -> bytes:
+    """The same as ``line(entry_row(entry, target))``, several times faster for what most entries are.
+
+    Raises:
+        CatalogError: see :func:`entry_row`.
+    """
+    path, _, mode, size, mtime_ns, uid, gid, flags, digest, raw, _, xattr, chunks = entry
+    if xattr is None and not path.translate(None, _PLAIN):
+        kind = mode & 0o170000
+        uid = uid if uid > 0 else 0
+        gid = gid if gid > 0 else 0
+        seconds, nanoseconds = divmod(mtime_ns, _NS)
+        mode &= 0o7777
+        if kind == stat.S_IFREG:
+            end = _ENDS.get(flags & _SHOWN_FLAGS)
+            if digest is not None and end is not None and not chunks:
+                common = (path or b"/", mode, uid, gid, seconds, nanoseconds, size)
+                return _FILE_LINE % (*common, hexlify(digest), end)
+        elif kind == stat.S_IFDIR:
+            return _DIR_LINE % (path or b"/", mode, uid, gid, seconds, nanoseconds, size)
+        elif kind == stat.S_IFLNK and target == raw and not target.translate(None, _PLAIN):
+            return _LINK_LINE % (path or b"/", mode, uid, gid, seconds, nanoseconds, len(target), target)
+    return line(entry_row(entry, target))
+
+
 class ListingDigest:
     """SHA-256 over the lines of a listing in the order of the stream, one at a time.
 
@@ -163,7 +208,10 @@ class ListingDigest:
         Raises:
             CatalogError: see :func:`entry_row`. OSError: the listing cannot be written.
         """
-        data = line(entry_row(entry, target))
+        self.add_line(entry_line(entry, target))
+
+    def add_line(self, data: bytes) -> None:
+        """The next entry as the line that :func:`entry_line` makes of it. Raises OSError as :meth:`add` does."""
         self._hash.update(data)
         self.entries += 1
         if self._out is not None:

@@ -9,8 +9,8 @@ from hashlib import blake2b
 from struct import Struct
 from typing import ClassVar, Final, NamedTuple
 
-from shrinkwrap.cvmfs.digest import RMD160, SHAKE128, Digest, digest_of
-from shrinkwrap.cvmfs.entry import UNCOMPRESSED, Chunk, Entry, kind_of
+from shrinkwrap.cvmfs.digest import RMD160, SHA1, SHAKE128, Digest, digest_of
+from shrinkwrap.cvmfs.entry import FLAG_CHUNKED, FLAG_EXTERNAL, UNCOMPRESSED, Chunk, Entry, kind_of
 from shrinkwrap.cvmfs.owners import HIGHEST, OwnerMap
 from shrinkwrap.cvmfs.variants import expand
 from shrinkwrap.cvmfs.xattr import parse_xattrs
@@ -25,6 +25,12 @@ _SET_ID: Final = stat.S_ISUID | stat.S_ISGID
 _META: Final = Struct("<IQQ")
 #: Nanoseconds of any time that a catalog can hold have 93 bits and a sign.
 _MTIME_BYTES: Final = 16
+_META_NAMES: Final = 4096
+#: How a name marks the algorithm, by its number.
+_TAGS: Final = {SHA1: "", RMD160: "r", SHAKE128: "s"}
+
+#: Flags of a file that is not one plain zlib object named by SHA-1: chunked, external, algorithm, compression.
+_UNUSUAL: Final = FLAG_CHUNKED | FLAG_EXTERNAL | 0x3F00
 
 Xattrs = tuple[tuple[bytes, bytes], ...]
 
@@ -75,6 +81,8 @@ def content_of(entry: Entry) -> Content:
     A list of chunks is named by the digest over the chunks' raw digests in order (FORMAT.md §2.3), never by the bulk
     hash that may stand beside it: nobody checks the chunks against that.
     """
+    if not entry.flags & _UNUSUAL and entry.hash is not None:
+        return Content(Digest(SHA1, entry.hash), "z", entry.size, (), None, None)
     kind = "n" if entry.compression == UNCOMPRESSED else "z"
     algorithm = entry.algorithm
     bulk = None
@@ -98,16 +106,31 @@ def object_name(content: Content, node: Node, *, share_mtime: bool) -> str:
     The metadata that a hard link shares is part of it: mode, owner, mtime with nanoseconds, extended attributes. It
     is a cryptographic hash, because a repository must not be able to craft a file that takes another one's place.
     """
-    text = content.digest.raw.hex()
-    tag = {RMD160: "r", SHAKE128: "s"}.get(content.digest.algorithm, "")
-    mtime = 0 if share_mtime else node.mtime_ns
-    meta = blake2b(_META.pack(node.mode, node.uid, node.gid), digest_size=20)
-    meta.update(mtime.to_bytes(_MTIME_BYTES, "little", signed=True))
-    for name, value in node.xattrs:
+    digest = content.digest
+    text = digest.raw.hex()
+    shared = (node.mode, node.uid, node.gid, 0 if share_mtime else node.mtime_ns, node.xattrs)
+    meta = _meta_names.get(shared)
+    if meta is None:
+        meta = _meta_name(shared)
+    return f"{text[:2]}/{text[2:]}{_TAGS[digest.algorithm]}{content.kind}{content.size}.{meta}"
+
+
+#: Names of metadata that came lately: the files of a package often have the same.
+_meta_names: dict[tuple[int, int, int, int, Xattrs], str] = {}
+
+
+def _meta_name(shared: tuple[int, int, int, int, Xattrs]) -> str:
+    mode, uid, gid, mtime_ns, xattrs = shared
+    meta = blake2b(_META.pack(mode, uid, gid), digest_size=20)
+    meta.update(mtime_ns.to_bytes(_MTIME_BYTES, "little", signed=True))
+    for name, value in xattrs:
         meta.update(b"%d %d " % (len(name), len(value)))
         meta.update(name)
         meta.update(value)
-    return f"{text[:2]}/{text[2:]}{tag}{content.kind}{content.size}.{meta.hexdigest()}"
+    if len(_meta_names) >= _META_NAMES:
+        _meta_names.clear()
+    found = _meta_names[shared] = meta.hexdigest()
+    return found
 
 
 @dataclass(slots=True)

@@ -6,8 +6,8 @@ Order: component-wise byte order of names, a parent before its children, depth f
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
-from typing import Final
+from collections.abc import Callable, Generator, Iterable, Iterator
+from typing import Final, Protocol
 
 from shrinkwrap.cvmfs import limits
 from shrinkwrap.cvmfs.catalog import Catalog, NestedRef, valid_name
@@ -33,6 +33,29 @@ MAX_CATALOGS: Final = 1_000_000
 def order_key(path: bytes) -> bytes:
     """Sort key of the stream's order. A NUL, which no name has, sorts before every byte that a name may have."""
     return path.replace(b"/", b"\0")
+
+
+class Borders(Protocol):
+    """Is told where the catalogs of a walk begin and end; each ``enter`` has its ``leave``, if no error comes between.
+
+    The entry of a mount is the parent's: it comes before ``enter``. Only a directory on the way through a glob comes
+    later, when something below it does: entries at or above the mount may come out between the two calls.
+    """
+
+    def enter(self, ref: NestedRef, state: State | None) -> int | None:
+        """The walk is about to open a catalog, which need not have been fetched yet.
+
+        Args:
+            state: what the spec says below the mount; None: nothing (of the root only).
+
+        Returns:
+            None to go into it. A number leaves it out; it tells how many entries would have come out of it.
+        """
+        ...
+
+    def leave(self) -> None:
+        """No more comes from the catalog that was entered last."""
+        ...
 
 
 class Frame:
@@ -63,6 +86,7 @@ class Walk:
         matcher: the spec.
         notice: told of oddities that are no errors.
         count: told of the spec lines that an entry matches.
+        borders: see there.
     """
 
     def __init__(
@@ -73,12 +97,14 @@ class Walk:
         *,
         notice: Notice | None = None,
         count: Callable[[tuple[int, ...], Entry], None] | None = None,
+        borders: Borders | None = None,
     ) -> None:
         self._store = store
         self._root = root
         self._matcher = matcher
         self._notice = notice
         self._count = count
+        self._borders = borders
         self._pruned = False
 
     def prune(self) -> None:
@@ -95,16 +121,21 @@ class Walk:
                 self._store.release(catalog)
 
     def _walk(self, frames: list[Frame], held: list[Catalog]) -> Iterator[Entry]:
-        matcher, count = self._matcher, self._count
+        matcher, count, borders = self._matcher, self._count, self._borders
+        step = matcher.root
+        if borders is not None and borders.enter(self._root, step.state) is not None:
+            borders.leave()
+            return
         catalog = self._store.open(self._root)
         held.append(catalog)
-        step = matcher.root
         entry = catalog.root()
         if count is not None:
             count(step.lines, entry)
         self._pruned = False
         yield entry
         if step.state is None or self._pruned:
+            if borders is not None:
+                borders.leave()
             return
         frames.append(Frame(catalog, entry.path, step.state, matcher, True))
         # Directories on the way through a glob, which come out only if something below them does.
@@ -117,6 +148,8 @@ class Walk:
                 if waiting and waiting[-1][0].path == frame.path:
                     waiting.pop()
                 if frame.mounted:
+                    if borders is not None:
+                        borders.leave()
                     self._store.release(held.pop())
                 continue
             entry = entry_or_none
@@ -137,19 +170,11 @@ class Walk:
             if included == IF_BELOW:
                 waiting.append((entry, lines))
             else:
-                pruned_at = None
-                for parent, parent_lines in waiting:
-                    if count is not None:
-                        count(parent_lines, parent)
-                    self._pruned = False
-                    yield parent
-                    if self._pruned:
-                        pruned_at = parent.path
-                        break
-                waiting.clear()
-                if pruned_at is not None:
-                    self._leave(pruned_at, frames, held)
-                    continue
+                if waiting:
+                    pruned_at = yield from self._bring(waiting)
+                    if pruned_at is not None:
+                        self._leave(pruned_at, frames, held)
+                        continue
                 if count is not None:
                     count(lines, entry)
                 self._pruned = False
@@ -157,7 +182,32 @@ class Walk:
                 if self._pruned:
                     continue
             if is_dir and state is not None:
+                ref = None if borders is None else frame.catalog.nested.get(entry.path)
+                if borders is not None and ref is not None:
+                    left_out = borders.enter(ref, state)
+                    if left_out is not None:
+                        pruned_at = (yield from self._bring(waiting)) if left_out else None
+                        borders.leave()
+                        if pruned_at is not None and pruned_at != entry.path:
+                            self._leave(pruned_at, frames, held)
+                        elif waiting and waiting[-1][0] is entry:
+                            waiting.pop()
+                        continue
                 frames.append(self._enter(frame.catalog, entry, state, held, len(frames)))
+
+    def _bring(self, waiting: list[tuple[Entry, tuple[int, ...]]]) -> Generator[Entry, None, bytes | None]:
+        """The directories that waited for something below them come out; returns the path of one that is pruned."""
+        pruned_at = None
+        for parent, lines in waiting:
+            if self._count is not None:
+                self._count(lines, parent)
+            self._pruned = False
+            yield parent
+            if self._pruned:
+                pruned_at = parent.path
+                break
+        waiting.clear()
+        return pruned_at
 
     def _leave(self, path: bytes, frames: list[Frame], held: list[Catalog]) -> None:
         """Go back up out of a directory, from wherever the walk is below it."""
@@ -166,6 +216,8 @@ class Walk:
             frame = frames.pop()
             left = frame.path == path
             if frame.mounted:
+                if self._borders is not None:
+                    self._borders.leave()
                 self._store.release(held.pop())
 
     def _enter(self, catalog: Catalog, entry: Entry, state: State, held: list[Catalog], depth: int) -> Frame:
@@ -192,7 +244,7 @@ class Walk:
         if self._notice is None or child.ref.bind:
             return
         root = child.root()
-        same = root._replace(flags=0, key=entry.key) == entry._replace(flags=0)
+        same = root._replace(flags=0) == entry._replace(flags=0)
         if (
             not same
             or (root.flags ^ entry.flags) & ~(TRANSITION_FLAGS | FLAG_HIDDEN)

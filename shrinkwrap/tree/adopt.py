@@ -28,9 +28,10 @@ from shrinkwrap.tree.beneath import DIRECTORY, Folders
 if TYPE_CHECKING:
     from shrinkwrap.tree.base import Base
     from shrinkwrap.tree.place import Meta
+    from shrinkwrap.tree.storage import Storage
 
-#: Where the store of the original waits.
-OLD: Final = b".data/old"
+#: Where the store of the original waits, in ours.
+OLD: Final = b"old"
 _GARBAGE: Final = ".garbage"
 _SHARD: Final = re.compile(r"[0-9a-f]{2}")
 #: What the original writes of a run (FORMAT.md §10.3).
@@ -56,28 +57,24 @@ def is_original(data: int) -> bool:
     return bool(names)
 
 
-def move_aside(base: Base) -> None:
+def move_aside(store: Storage) -> None:
     """Move what the original stored out of the way. The store is locked, and ``store.json`` is not there yet."""
-    data = os.dup(base.folders.fd(b".data"))
-    try:
-        names = [name for name in _listed(data) if name == _GARBAGE or _SHARD.fullmatch(name)]
-        if not names:
-            return
-        base.make_folder(OLD, 0o700)
-        old = base.folders.fd(OLD)
-        for name in names:
-            os.rename(name, name, src_dir_fd=data, dst_dir_fd=old)
-    finally:
-        os.close(data)
+    names = [name for name in _listed(store.fd) if name == _GARBAGE or _SHARD.fullmatch(name)]
+    if not names:
+        return
+    store.make_folder(OLD, 0o700)
+    old = store.folders.fd(OLD)
+    for name in names:
+        os.rename(name, name, src_dir_fd=store.fd, dst_dir_fd=old)
     # store.json must not be on disk before this is.
-    base.sync_folder(OLD)
-    base.sync_folder(b".data")
+    store.sync_folder(OLD)
+    store.sync_folder(b"")
 
 
-def is_waiting(base: Base) -> bool:
+def is_waiting(store: Storage) -> bool:
     """True if the store of the original is there, moved aside."""
     with suppress(FileNotFoundError):
-        os.stat(b"old", dir_fd=base.folders.fd(b".data"), follow_symlinks=False)
+        os.stat(OLD, dir_fd=store.fd, follow_symlinks=False)
         return True
     return False
 
@@ -131,19 +128,16 @@ def _has(base: Base, fqrn: str, name: str) -> bool:
 
 def _drop(base: Base) -> None:
     """In one step, into the folder that each run empties."""
-    base.make_folder(b".data/trash", 0o700)
-    trash = os.dup(base.folders.fd(b".data/trash"))
-    try:
-        os.rename(b"old", base.run.encode() + b"old", src_dir_fd=base.folders.fd(b".data"), dst_dir_fd=trash)
-    finally:
-        os.close(trash)
-    base.folders.clear()
+    store = base.store
+    store.make_folder(b"trash", 0o700)
+    os.rename(OLD, base.run.encode() + b"old", src_dir_fd=store.fd, dst_dir_fd=store.folders.fd(b"trash"))
+    store.folders.clear()
     base.adopting = False
 
 
 def _prune(base: Base) -> None:
     """Remove the stored files that no path shows."""
-    top = os.path.join(base.path, os.fsdecode(OLD))
+    top = os.path.join(base.store.path, os.fsdecode(OLD))
     for shard in _folders(top):
         for folder in _folders(shard):
             with os.scandir(folder) as files:

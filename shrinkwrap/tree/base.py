@@ -17,23 +17,20 @@ from __future__ import annotations
 
 import ctypes
 import errno
-import fcntl
 import json
 import os
 import secrets
-import shutil
 import time
 from contextlib import suppress
-from typing import Any, Final
+from typing import Any
 
-from shrinkwrap.errors import DestinationError, LockedError
+from shrinkwrap.errors import DestinationError
 from shrinkwrap.snapshot.keep import KeepFolder
 from shrinkwrap.tree import adopt as adoption
 from shrinkwrap.tree.beneath import DIRECTORY, Folders
+from shrinkwrap.tree.storage import Storage, explain, read_description, remove_tree
 
-STORE_VERSION: Final = 1
-#: Who holds the lock, for the message of whoever finds it held.
-_HOLDER_BYTES: Final = 200
+__all__ = ["Base", "boot_id", "explain", "remove_tree"]
 
 
 def boot_id() -> str:
@@ -45,50 +42,32 @@ def boot_id() -> str:
         return ""
 
 
-def explain(error: OSError, where: str) -> DestinationError:
-    """An error of the operating system in words that tell what to do."""
-    name = error.filename if isinstance(error.filename, str) else os.fsdecode(error.filename or "")
-    what = f"{where}: {error.strerror or error}" + (f" ({name})" if name and name != where else "")
-    hints = {
-        errno.ENOSPC: "free space or inodes there and run the same command again; what is complete is kept",
-        errno.EDQUOT: "raise the quota and run the same command again; what is complete is kept",
-        errno.EEXIST: "something stands in the tree that no export put there; run with --repair",
-        errno.EACCES: "the folder must belong to, or be writable for, whoever runs the export",
-        errno.EPERM: "the folder must belong to, or be writable for, whoever runs the export",
-        errno.EROFS: "the file system is mounted read-only",
-        errno.ELOOP: "a symbolic link stands where a folder of the export must be; remove it, or run with --repair",
-        errno.ENOTDIR: "something else stands where a folder of the export must be; run with --repair",
-        errno.EMFILE: "raise the limit of open files (ulimit -n)",
-    }
-    return DestinationError(
-        what,
-        hint=hints.get(error.errno or 0, "run the same command again; add --repair if the tree was changed by hand"),
-    )
-
-
 class Base:
     """An open destination, locked for this run.
 
     Attributes:
         path: the destination.
         fd: descriptor of it.
-        tmp: work folder of this run, relative to the destination, as bytes.
+        tmp: work folder of this run, relative to the destination, as bytes; on the file system of the tree.
         folders: descriptors beneath the destination.
+        store: where the stored files lie: in ``.data``, or elsewhere.
         look: open for reading only: nothing is made, cleaned or written, and the lock is shared.
         adopting: the store of the original is being taken over (:mod:`shrinkwrap.tree.adopt`).
 
     Args:
         adopt: begin with that, if it is one of the original.
+        store: a folder elsewhere for the store; empty: where it is, ``.data`` for a new destination.
     """
 
-    def __init__(self, path: str, *, wait: bool = False, look: bool = False, adopt: bool = False) -> None:
+    def __init__(
+        self, path: str, *, wait: bool = False, look: bool = False, adopt: bool = False, store: str = ""
+    ) -> None:
         # A link that the user names as the destination is followed; beneath it none is.
         self.path = os.path.realpath(path)
         self.run = f"{int(time.time())}-{os.getpid()}-{secrets.token_hex(3)}"
         self.tmp = b".data/tmp/" + self.run.encode()
         self.look = look
         self.adopting = False
-        self._adopt = adopt and not look
         try:
             if not look:
                 os.makedirs(self.path, exist_ok=True)
@@ -100,14 +79,10 @@ class Base:
         except OSError as exc:
             raise explain(exc, self.path) from None
         self.folders = Folders(self.fd)
-        self._lock = -1
-        self._ours = False
         self._serial = 0
+        self._storages: list[Storage] = []
         try:
-            if look:
-                self._look(wait)
-            else:
-                self._prepare(wait)
+            self._open(wait, adopt and not look, os.path.realpath(store) if store else "")
         except OSError as exc:
             self.close()
             raise explain(exc, self.path) from None
@@ -115,45 +90,67 @@ class Base:
             self.close()
             raise
 
-    def _prepare(self, wait: bool) -> None:
-        self.make_folder(b".data", 0o700)
-        self._check_owner()
-        # Before the lock, because its file would be put there; with it, because another first run may have begun.
-        self._check_foreign()
-        self._take_lock(wait)
-        self._check_version()
-        self.adopting = adoption.is_waiting(self)
-        self._ours = True
-        self.make_folder(b".data/tmp", 0o700)
-        self._clean(b".data/tmp")
-        self._clean(b".data/trash")
-        self.make_folder(self.tmp, 0o700)
+    def _open(self, wait: bool, adopt: bool, store: str) -> None:
+        data = os.path.join(self.path, ".data")
+        if self.look and not os.path.lexists(data):
+            # No run has been here; but one may have been at a store that others share.
+            self._store: Storage | None = None
+            if store and os.path.isdir(store):
+                self._storages.append(Storage(store, self.run, wait=wait, look=True))
+                self._store = self._storages[-1]
+            return
+        if not self.look:
+            self.make_folder(b".data", 0o700)
+        elsewhere = self._elsewhere(store if store != os.path.realpath(data) else "", given=bool(store))
+        own = Storage(data, self.run, wait=wait, look=self.look, adopt=adopt, store=not elsewhere)
+        self._storages.append(own)
+        if elsewhere:
+            if not self.look:
+                os.makedirs(elsewhere, exist_ok=True)
+            self._storages.append(Storage(elsewhere, self.run, wait=wait, look=self.look, adopt=adopt))
+        self._store = self._storages[-1]
+        if self.look:
+            return
+        if elsewhere:
+            # Registered first: no garbage collection may come in between.
+            self._store.register(self.path)
+            own.describe({"store": elsewhere})
+        self.adopting = adoption.is_waiting(self._store)
         self.make_folder(b".provenance", 0o755)
         self.make_folder(b".provenance/.objects", 0o755)
 
-    def _look(self, wait: bool) -> None:
-        """The checks of a run, with a lock that others who only look may hold too."""
-        try:
-            data = self.folders.fd(b".data")
-        except FileNotFoundError:
-            return  # nothing to lock: no run has been here
-        self._check_owner()
-        self._check_foreign()
-        try:
-            fd = os.open(b"lock", os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=data)
-        except FileNotFoundError:
-            return
-        self._lock = self._locked(fd, fcntl.LOCK_SH, wait)
-        self._check_version()
+    def _elsewhere(self, wish: str, *, given: bool) -> str:
+        """Where the store is, if not in the destination. What a destination was made with stays.
 
-    def _check_owner(self) -> None:
-        """Checked before anything is put there: a folder that is not ours may be open to others."""
-        info = os.stat(b".data", dir_fd=self.fd, follow_symlinks=False)
-        if info.st_uid != os.geteuid():
+        Raises:
+            DestinationError: it was made with another store.
+        """
+        description = read_description(self.folders.fd(b".data"))
+        if description is None:
+            return wish
+        there = description.get("store", "")
+        if not isinstance(there, str) or (given and wish != there):
             raise DestinationError(
-                f"{self.path}/.data belongs to user {info.st_uid}, not to {os.geteuid()}",
-                hint="run as the user who made this export, or choose another destination",
+                f"{self.path}: its store is {there or os.path.join(self.path, '.data')}, not {wish or '.data'}",
+                hint="leave out -y, or choose another destination",
             )
+        return there
+
+    @property
+    def store(self) -> Storage:
+        """The store. There is none for a destination that is only looked at, and that no run has been to."""
+        if self._store is None:
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), os.path.join(self.path, ".data"))
+        return self._store
+
+    @property
+    def has_store(self) -> bool:
+        return self._store is not None
+
+    @property
+    def lock(self) -> tuple[int, ...]:
+        """Descriptors of the locks: held as long as any process has them open."""
+        return tuple(fd for storage in self._storages for fd in storage.lock)
 
     def make_folder(self, path: bytes, mode: int) -> None:
         """Make a folder, or check that a real folder is there. Raises OSError for anything else."""
@@ -161,79 +158,6 @@ class Base:
         with suppress(FileExistsError):
             os.mkdir(name, mode, dir_fd=self.folders.fd(parent))
         self.folders.fd(path)
-
-    def _take_lock(self, wait: bool) -> None:
-        fd = os.open(
-            b"lock",
-            os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC,
-            0o600,
-            dir_fd=self.folders.fd(b".data"),
-        )
-        self._lock = self._locked(fd, fcntl.LOCK_EX, wait)
-        os.ftruncate(fd, 0)
-        os.pwrite(fd, f"process {os.getpid()} on {os.uname().nodename}, run {self.run}\n".encode(), 0)
-
-    def _locked(self, fd: int, kind: int, wait: bool) -> int:
-        """The descriptor, locked. It is closed if that fails."""
-        try:
-            fcntl.flock(fd, kind | (0 if wait else fcntl.LOCK_NB))
-        except BlockingIOError:
-            holder = os.read(fd, _HOLDER_BYTES).decode("utf-8", "replace").strip()
-            os.close(fd)
-            raise LockedError(
-                f"{self.path}: another run is working here" + (f" ({holder})" if holder else ""),
-                hint="wait for it to end, or use --wait",
-            ) from None
-        except BaseException:
-            os.close(fd)
-            raise
-        return fd
-
-    def _check_foreign(self) -> None:
-        """Raises DestinationError for a store that is not ours. Nothing is changed in it."""
-        names = set(os.listdir(os.path.join(self.path, ".data")))
-        # A first run that was cut off may have left no more than these.
-        if "store.json" not in names and names - {"lock", "store.json.new"}:
-            original = adoption.is_original(self.folders.fd(b".data"))
-            # With the folder "old" somebody has said already that it is to be taken over.
-            if original and (self._adopt or "old" in names):
-                return
-            raise DestinationError(
-                f"{self.path}/.data is not empty and was not made by this tool",
-                hint="it looks like one of cvmfs_shrinkwrap: --adopt takes it over; or choose another destination"
-                if original
-                else "choose another destination, or move that folder away",
-            )
-
-    def _check_version(self) -> None:
-        data = self.folders.fd(b".data")
-        try:
-            fd = os.open(b"store.json", os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=data)
-        except FileNotFoundError:
-            self._check_foreign()
-            if not self.look:
-                adoption.move_aside(self)
-                self.replace_file(b".data/store.json", json.dumps({"version": STORE_VERSION}).encode() + b"\n")
-            return
-        with os.fdopen(fd, "rb") as file:
-            text = file.read(4096)
-        try:
-            version = json.loads(text)["version"]
-        except (ValueError, KeyError, TypeError):
-            version = None
-        if version != STORE_VERSION:
-            raise DestinationError(
-                f"{self.path}/.data/store.json: layout version {version!r}, this release knows {STORE_VERSION}",
-                hint="use the release that made the store, or a newer one",
-            )
-
-    def _clean(self, path: bytes) -> None:
-        """Remove what runs that were cut off have left. The lock says that none of them is alive."""
-        full = os.path.join(os.fsencode(self.path), path)
-        with suppress(FileNotFoundError):
-            self.folders.fd(path)  # a planted link would lead the removal elsewhere
-            for name in os.listdir(full):
-                remove_tree(os.path.join(full, name))
 
     # -- names of this run -------------------------------------------------------------------------------------------
 
@@ -258,8 +182,8 @@ class Base:
     def replace_file(self, path: bytes, data: bytes, *, sync: bool = True) -> None:
         """Write a file so that a reader, and the disk after a power cut, has the whole old or the whole new one."""
         parent, _, name = path.rpartition(b"/")
-        # Made in the work folder, which the next run empties; only the store's own file is written before there is one.
-        work, temporary = (self.tmp, self.temporary()) if self._ours else (parent, name + b".new")
+        # Made in the work folder, which the next run empties.
+        work, temporary = self.tmp, self.temporary()
         with suppress(FileNotFoundError):
             os.unlink(temporary, dir_fd=self.folders.fd(work))
         fd = os.open(
@@ -333,38 +257,22 @@ class Base:
             os.unlink(name, dir_fd=folder)
 
     def sync(self) -> None:
-        """Bring the whole file system of the destination to disk: one call instead of one for each file."""
+        """Bring the whole file systems of destination and store to disk: one call instead of one for each file."""
         libc = ctypes.CDLL(None, use_errno=True)
-        if libc.syncfs(self.fd) != 0:
-            code = ctypes.get_errno()
-            raise OSError(code, os.strerror(code), self.path)
+        done: set[int] = set()
+        for fd in (self.fd, *(storage.fd for storage in self._storages)):
+            device = os.fstat(fd).st_dev
+            if device not in done and libc.syncfs(fd) != 0:
+                code = ctypes.get_errno()
+                raise OSError(code, os.strerror(code), self.path)
+            done.add(device)
 
     def close(self) -> None:
-        """Remove the work folder and give the lock back. Idempotent."""
-        if self._lock >= 0:
-            if self._ours:
-                with suppress(OSError):
-                    self._clean(b".data/tmp")
-                    self._clean(b".data/trash")
-            os.close(self._lock)
-            self._lock = -1
+        """Remove the work folders and give the locks back. Idempotent."""
+        for storage in reversed(self._storages):
+            storage.close()
+        self._storages.clear()
         self.folders.clear()
         if self.fd >= 0:
             os.close(self.fd)
             self.fd = -1
-
-
-def remove_tree(path: bytes) -> None:
-    """Remove a file or a directory with all below, directories without permissions included; links are not followed."""
-    if os.path.islink(path) or not os.path.isdir(path):
-        with suppress(FileNotFoundError):
-            os.unlink(path)
-        return
-    if os.geteuid() != 0:
-        os.chmod(path, 0o700)
-        for folder, names, _ in os.walk(path, followlinks=False):
-            for name in names:
-                inner = os.path.join(folder, name)
-                if not os.path.islink(inner):
-                    os.chmod(inner, 0o700)
-    shutil.rmtree(path)

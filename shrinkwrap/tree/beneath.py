@@ -8,9 +8,12 @@ from __future__ import annotations
 
 import ctypes
 import errno
+import fcntl
 import os
 import platform
+import resource
 from collections import OrderedDict
+from contextlib import suppress
 from typing import Final
 
 _OPENAT2: Final = 437  # the same number on every architecture
@@ -19,6 +22,9 @@ _RESOLVE_NO_SYMLINKS: Final = 0x04
 _RESOLVE_BENEATH: Final = 0x08
 #: Longest path that one call takes, with its final NUL.
 _PATH_MAX: Final = 4096
+
+#: FD_SETSIZE.
+_SELECTABLE: Final = 1024
 
 DIRECTORY: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 #: Needs no permission on the folder itself; good for `*at` calls and for /proc/self/fd, not for listing.
@@ -95,11 +101,13 @@ class Folders:
     Args:
         root: descriptor of the root; stays the caller's.
         size: how many to keep; a process with 256 descriptors in all has to do.
+        lowest: number from which on descriptors are taken; 0: as they come.
     """
 
-    def __init__(self, root: int, size: int = 48) -> None:
+    def __init__(self, root: int, size: int = 48, lowest: int = 0) -> None:
         self.root = root
         self._size = size
+        self._lowest = lowest
         self._fds: OrderedDict[bytes, int] = OrderedDict()
 
     def fd(self, path: bytes) -> int:
@@ -109,6 +117,12 @@ class Folders:
             self._fds.move_to_end(path)
             return found
         found = open_beneath(self.root, path)
+        if self._lowest:
+            low = found
+            try:
+                found = fcntl.fcntl(low, fcntl.F_DUPFD_CLOEXEC, self._lowest)
+            finally:
+                os.close(low)
         self._fds[path] = found
         if len(self._fds) > self._size:
             os.close(self._fds.popitem(last=False)[1])
@@ -119,6 +133,24 @@ class Folders:
         for fd in self._fds.values():
             os.close(fd)
         self._fds.clear()
+
+
+def many_folders(root: int, wish: int, few: int = 48) -> Folders:
+    """Folders of which up to ``wish`` are kept open, as far as the process may.
+
+    Their descriptors begin where those end that select(2) can wait for: the sockets of transfers need the low ones.
+    The process's soft limit of open files is raised for it, as far as its hard limit goes.
+    """
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = _SELECTABLE + wish + few
+    if hard != resource.RLIM_INFINITY:
+        wanted = min(wanted, hard)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        with suppress(OSError, ValueError):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+        soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    size = wish if soft == resource.RLIM_INFINITY else min(wish, soft - _SELECTABLE - few)
+    return Folders(root, size, _SELECTABLE) if size > few else Folders(root, few)
 
 
 def split(path: bytes) -> tuple[bytes, bytes]:

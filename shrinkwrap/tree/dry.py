@@ -92,7 +92,7 @@ class _Dry:
             # What is not there is an empty folder, elsewhere.
             place = os.path.join(scratch, "destination")
             os.mkdir(place)
-        self.base = Base(place, wait=request.wait, look=True)
+        self.base = Base(place, wait=request.wait, look=True, store=request.store)
         stack.callback(self.base.close)
         self.result = ExportResult(self.fqrn, path, reason="dry-run", dry_run=True)
         self.result.counts.update(dict.fromkeys(PLANNED, 0))

@@ -13,7 +13,9 @@ from shrinkwrap.cvmfs.authz import refuse_protected
 from shrinkwrap.cvmfs.entry import show
 from shrinkwrap.cvmfs.manifest import Manifest
 from shrinkwrap.engine.batches import Batcher
-from shrinkwrap.engine.work import Failure, Item, Worker
+from shrinkwrap.engine.dispatch import LOCAL_ITEMS, Dispatcher, Job, workers_for
+from shrinkwrap.engine.pool import Processes
+from shrinkwrap.engine.work import Failure, Result, Worker
 from shrinkwrap.errors import CorruptObject, MissingObject, NetworkError, ShrinkwrapError
 from shrinkwrap.fetch.source import open_source
 from shrinkwrap.fetch.types import FetchStats, Source
@@ -56,7 +58,7 @@ def export(request: ExportRequest, hooks: Hooks | None = None) -> ExportResult:
     check_request(request)
     with ExitStack() as stack:
         try:
-            base = Base(request.dest, wait=request.wait, adopt=request.adopt)
+            base = Base(request.dest, wait=request.wait, adopt=request.adopt, store=request.store)
             stack.callback(base.close)
             return _Run(request, hooks or Hooks(), base, stack).logged()
         except OSError as exc:
@@ -153,7 +155,18 @@ class _Run:
             self._be_strict(catalogs, goal, matcher)
         drop_doubtful(base, self.notice)
         check = Check(abilities, self.own, goal.view.share_mtime) if request.repair else None
-        store = TreeSink(base.path, base.tmp, link_mode, self.own, abilities.reflinks, check, base.adopting).open()
+        sink = TreeSink(
+            base.path,
+            base.tmp,
+            base.store.path,
+            base.store.tmp,
+            link_mode,
+            self.own,
+            abilities.reflinks,
+            check,
+            base.adopting,
+        )
+        store = sink.open()
         self.stack.callback(store.close)
         old = before(
             base,
@@ -170,7 +183,8 @@ class _Run:
         begin(base, self.fqrn, goal)
         lines = LineCounts(request.spec)
         walk = Walk(catalogs, goal.root, matcher, notice=self.notice, count=lines)
-        self._pour(old, walk, goal, Worker(source, store, self.hooks.objects), store)
+        worker = Worker(source, store, self.hooks.objects)
+        self._pour(old, walk, goal, worker, sink, store, entries if there.record is None else 0)
         lines.report_to(result.report, catalogs, goal.root)
         result.lines = lines.to_json()
 
@@ -248,10 +262,29 @@ class _Run:
 
     # -- the tree ----------------------------------------------------------------------------------------------------
 
-    def _pour(self, old: Before, walk: Walk, goal: Goal, worker: Worker, store: Store) -> None:
-        """From the first object to the final metadata."""
+    def _pour(
+        self, old: Before, walk: Walk, goal: Goal, worker: Worker, sink: TreeSink, store: Store, new: int
+    ) -> None:
+        """From the first object to the final metadata.
+
+        Args:
+            new: entries that there may be and never were; 0 if not known.
+        """
         view = View(goal.view, self.request.variables, self.result.report)
-        batcher = Batcher(lambda batch: self._work(worker, batch), join)
+        dispatcher = Dispatcher(
+            worker,
+            Job(self.request.source, sink),
+            workers_for(self.request.workers),
+            lambda number: Processes(number, self.base.lock),
+            self._done,
+            progress=self.hooks.objects,
+            notice=self.notice,
+            stats=worker.source.stats,
+            large=new >= LOCAL_ITEMS,
+        )
+        # Whatever happens, the processes are gone before anything of theirs is cleaned up.
+        self.stack.callback(dispatcher.close)
+        batcher = Batcher(dispatcher.give, join)
         update = Update(
             self.base,
             self.fqrn.encode(),
@@ -267,9 +300,11 @@ class _Run:
         )
         try:
             self.hooks.phase("objects")
-            new = nodes(walk, view, self.accounts.show)
-            update.apply(merge(old.stream, with_marker(new) if goal.marker else new), old.walk)
+            wanted = nodes(walk, view, self.accounts.show)
+            update.apply(merge(old.stream, with_marker(wanted) if goal.marker else wanted), old.walk)
             batcher.finish()
+            dispatcher.finish()
+            dispatcher.close()
             if self.failures:
                 update.finish(failed=True)
                 raise self._failed()
@@ -282,8 +317,7 @@ class _Run:
             self._tell(update.counts)
             self._tell(store.end_batch())
 
-    def _work(self, worker: Worker, batch: list[Item]) -> None:
-        done = worker.run(batch)
+    def _done(self, done: Result) -> None:
         self._tell({"fetched": done.fetched, "objects": done.items})
         self._tell(done.counters)
         sizes = self.result.bytes

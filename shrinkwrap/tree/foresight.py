@@ -10,12 +10,13 @@ from contextlib import contextmanager
 from itertools import groupby
 from typing import Final, NamedTuple
 
+from shrinkwrap.engine.work import group_of
 from shrinkwrap.errors import DestinationError
 from shrinkwrap.snapshot.view import Node
 from shrinkwrap.tree.base import Base
 from shrinkwrap.tree.beneath import DIRECTORY
 from shrinkwrap.tree.place import HARDLINK, Check, Meta
-from shrinkwrap.tree.sink import TreeSink, group_of
+from shrinkwrap.tree.sink import TreeSink
 
 #: Memory for the notes, in KiB; beyond it they lie in their file.
 _CACHE_KIB: Final = 32 * 1024
@@ -55,10 +56,12 @@ class Foresight:
         self._check = check
         self._root = os.geteuid() == 0
         self._path = base.path
-        self._data = os.path.join(base.path, ".data")
-        own = os.path.isdir(self._data)
-        # The work folder of a store is for writing: any folder does.
-        self._store = TreeSink(base.path, b".data", HARDLINK, self._root, False).open() if own else None
+        self._store = None
+        self._data = ""
+        if base.has_store:
+            self._data = base.store.path
+            # The work folders are for writing: any folders do.
+            self._store = TreeSink(base.path, b"", self._data, b"", HARDLINK, self._root, False).open()
         self._db = sqlite3.connect(notes, isolation_level=None)
         with _noting():
             self._db.executescript(_LAYOUT)

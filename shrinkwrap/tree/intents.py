@@ -54,7 +54,7 @@ def drop_doubtful(base: Base, notice: Callable[[str], None]) -> None:
         return
     since = min(intent.since for _, intent in doubtful)
     dropped = 0
-    data = base.folders.fd(b".data")
+    data = base.store.fd
     listing = os.open(b".", DIRECTORY, dir_fd=data)
     try:
         shards = [name for name in os.listdir(listing) if len(name) == 2]

@@ -59,25 +59,34 @@ class Abilities:
 
 
 def probe(base: Base) -> Abilities:
-    """Try everything out in the run's work folder. Raises OSError if not even a file can be made there."""
-    folder = base.folders.fd(base.tmp)
-    one, two = b"probe", b"probe-link"
-    fd = os.open(one, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600, dir_fd=folder)
+    """Try everything out in the run's work folders: links and reflinks lead from the store to the tree.
+
+    Raises:
+        OSError: not even a file can be made there.
+    """
+    folder, data = base.folders.fd(base.tmp), base.store.folders.fd(base.store.tmp)
+    flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+    stored = os.open(b"probe-stored", flags, 0o600, dir_fd=data)
     try:
-        os.write(fd, b"x" * 4096)
-        return Abilities(
-            hardlinks=_links(folder, one, two),
-            reflinks=_reflinks(folder, fd),
-            xattrs=_xattrs(fd),
-            earliest=_first_held(fd, _EARLY),
-            latest=_first_held(fd, _LATE),
-            granularity=_granularity(fd),
-        )
+        os.write(stored, b"x" * 4096)
+        fd = os.open(b"probe", flags, 0o600, dir_fd=folder)
+        try:
+            return Abilities(
+                hardlinks=_links(data, b"probe-stored", folder, b"probe-link"),
+                reflinks=_reflinks(folder, stored),
+                xattrs=_xattrs(fd),
+                earliest=_first_held(fd, _EARLY),
+                latest=_first_held(fd, _LATE),
+                granularity=_granularity(fd),
+            )
+        finally:
+            os.close(fd)
     finally:
-        os.close(fd)
-        for name in (one, two, b"probe-clone"):
-            with suppress(FileNotFoundError):
-                os.unlink(name, dir_fd=folder)
+        os.close(stored)
+        for place, names in ((data, (b"probe-stored",)), (folder, (b"probe", b"probe-link", b"probe-clone"))):
+            for name in names:
+                with suppress(FileNotFoundError):
+                    os.unlink(name, dir_fd=place)
 
 
 def probe_unnamed(folder: int) -> Abilities | None:
@@ -113,9 +122,9 @@ def probe_unnamed(folder: int) -> Abilities | None:
         os.close(fd)
 
 
-def _links(folder: int, one: bytes, two: bytes) -> bool:
+def _links(source: int, one: bytes, target: int, two: bytes) -> bool:
     try:
-        os.link(one, two, src_dir_fd=folder, dst_dir_fd=folder, follow_symlinks=False)
+        os.link(one, two, src_dir_fd=source, dst_dir_fd=target, follow_symlinks=False)
     except OSError:
         return False
     return True

@@ -42,6 +42,8 @@ class ExportRequest:
         strict: refuse to touch anything if there is something to warn of.
         marker: put the original's marker file in the root of the tree.
         adopt: take over a destination that the original made (:mod:`shrinkwrap.tree.adopt`).
+        store: folder of the store; empty: where it is, ``<dest>/.data`` for a new destination.
+        workers: processes that bring objects, 1 for this one alone; 0: one for each CPU.
     """
 
     source: SourceConfig
@@ -65,6 +67,8 @@ class ExportRequest:
     strict: bool = False
     marker: bool = False
     adopt: bool = False
+    workers: int = 0
+    store: str = ""
 
 
 @dataclass(slots=True)

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import errno
 import os
+import stat
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from shrinkwrap.engine.work import Item
 from shrinkwrap.tree.adopt import candidates, has_xattrs, proves
-from shrinkwrap.tree.beneath import DIRECTORY, Folders, open_beneath
+from shrinkwrap.tree.beneath import DIRECTORY, Folders, many_folders, open_beneath
 from shrinkwrap.tree.place import (
     COPY,
     HARDLINK,
@@ -27,6 +28,8 @@ from shrinkwrap.tree.place import (
 MAX_OVERFLOW: Final = 10_000
 #: Shards whose descriptors are kept: a batch goes through them in order.
 _OPEN_SHARDS: Final = 16
+#: Most folders of the tree whose descriptors are kept: objects of a batch lie all over it.
+_OPEN_FOLDERS: Final = 16_384
 #: Bytes that are held against each other at a time.
 _COMPARED: Final = 1 << 20
 _CREATE: Final = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -46,6 +49,20 @@ class Wanted(NamedTuple):
     targets: tuple[Target, ...]
 
 
+class _Shard:
+    """What is in one folder of the store: file names, and one of them for each content."""
+
+    __slots__ = ("groups", "names")
+
+    def __init__(self, names: list[str]) -> None:
+        self.names = set(names)
+        self.groups = {name.partition(".")[0]: name for name in names}
+
+    def add(self, name: str) -> None:
+        self.names.add(name)
+        self.groups[name.partition(".")[0]] = name
+
+
 def join(one: Item, two: Item) -> Item:
     """The same object, wanted twice."""
     return one._replace(payload=one.payload._replace(targets=one.payload.targets + two.payload.targets))
@@ -58,6 +75,8 @@ class TreeSink:
     Attributes:
         path: the destination.
         tmp: this run's work folder, relative to it.
+        data: the store.
+        data_tmp: this run's work folder in it, relative to it.
         link_mode: ``hardlink``, ``reflink`` or ``copy``.
         own: set owners (root).
         reflinks: the file system can share blocks.
@@ -67,6 +86,8 @@ class TreeSink:
 
     path: str
     tmp: bytes
+    data: str
+    data_tmp: bytes
     link_mode: str
     own: bool
     reflinks: bool
@@ -75,6 +96,14 @@ class TreeSink:
 
     def open(self) -> Store:
         return Store(self)
+
+    def pack(self, payload: Any, /) -> Any:
+        meta, targets = payload
+        return tuple(meta), tuple(map(tuple, targets))
+
+    def unpack(self, packed: Any, /) -> Any:
+        meta, targets = packed
+        return Wanted(Meta(*meta), tuple(Target(*target) for target in targets))
 
 
 class _Writing:
@@ -87,11 +116,7 @@ class _Writing:
         self.name = name
 
     def write_at(self, offset: int, data: bytes, /) -> None:
-        written = os.pwrite(self.fd, data, offset)
-        if written != len(data):
-            view = memoryview(data)
-            while written < len(data):
-                written += os.pwrite(self.fd, view[written:], offset + written)
+        write_all(self.fd, data, offset)
 
 
 class Store:
@@ -101,43 +126,78 @@ class Store:
         self._sink = sink
         self._root = os.open(sink.path, DIRECTORY)
         try:
-            self._folders = Folders(self._root)
-            self._data = open_beneath(self._root, b".data")
-            self._tmp = open_beneath(self._root, sink.tmp)
+            self._folders = many_folders(self._root, _OPEN_FOLDERS)
+            self._data = os.open(sink.data, DIRECTORY)
+            #: Where objects are made, on the file system of the store; and what goes to the tree, on that of the tree.
+            self._tmp = open_beneath(self._data, sink.data_tmp)
+            self._tree_tmp = open_beneath(self._root, sink.tmp)
         except BaseException:
             os.close(self._root)
             raise
         self._shards = Folders(self._data, _OPEN_SHARDS)
         self._originals = Folders(self._data, _OPEN_SHARDS)
-        self._names: dict[str, dict[str, str]] = {}
+        self._listed: dict[str, _Shard] = {}
         self._overflow: dict[str, int] = {}
         self._serial = 0
         self._prefix = b"w%d-" % os.getpid()
         self._counts = Counts()
+        self._usual: tuple[int, int, int] | None = None
+
+    def _look_at_new(self) -> tuple[int, int, int]:
+        """Mode bits, owner and group that the file system gives to new files."""
+        name = self._temporary()
+        fd = os.open(name, _CREATE, 0o777, dir_fd=self._tmp)
+        try:
+            info = os.fstat(fd)
+        finally:
+            os.close(fd)
+            os.unlink(name, dir_fd=self._tmp)
+        return stat.S_IMODE(info.st_mode), info.st_uid, info.st_gid
 
     # -- the engine's interface --------------------------------------------------------------------------------------
 
     def resolve(self, item: Item) -> bool:
         """Link the object to its paths if it is there, or make it from a sibling that differs in metadata only."""
-        wanted: Wanted = item.payload
-        self._drop_changed(item)
-        if not wanted.targets:
-            if self.exists(item.name):
-                return True
-        else:
-            try:
-                self._place_all(item)
-            except FileNotFoundError:
-                if self.exists(item.name):
-                    raise  # a folder of the tree is gone, not the object
-            else:
-                return True
+        check = self._sink.check
+        if check is not None:
+            self._drop_changed(item, check)
+        name = item.name
+        shard = self._listed.get(name[:2]) or self._list(name[:2])
+        rest = name[3:]
+        if rest in shard.names:
+            self._place_all(item)
+            return True
         # What another name's metadata should be is not known here, so that nobody could tell whether it was changed.
-        sibling = None if self._sink.check is not None else self._sibling(item)
+        sibling = shard.groups.get(rest.partition(".")[0]) if check is None else None
         if sibling is None:
             return self._sink.adopt and self._adopt(item)
-        self._derive(item, sibling)
+        self._derive(item, f"{name[:3]}{sibling}")
         return True
+
+    def put(self, item: Item, data: bytes, /) -> None:
+        """Write a whole object, and show it at its paths, with as few system calls as there can be."""
+        meta: Meta = item.payload.meta
+        if self._usual is None:
+            self._usual = self._look_at_new()
+        usual, uid, gid = self._usual
+        mode = meta.mode
+        # The mode can be given right away, unless something takes bits away from it, or has to be set before it.
+        plain = not meta.xattrs and mode & usual == mode
+        temporary = self._temporary()
+        fd = os.open(temporary, _CREATE, mode if plain else 0o600, dir_fd=self._tmp)
+        try:
+            if data:
+                write_all(fd, data, 0)
+            if not plain:
+                set_file_meta(fd, meta, own=self._sink.own, counts=self._counts)
+            else:
+                if self._sink.own and (meta.uid != uid or meta.gid != gid):
+                    os.fchown(fd, meta.uid, meta.gid)
+                os.utime(fd, ns=(meta.mtime_ns, meta.mtime_ns))
+        finally:
+            os.close(fd)
+        self._enter(item, temporary)
+        self._place_all(item)
 
     def begin(self, item: Item) -> _Writing:
         name = self._temporary()
@@ -162,14 +222,14 @@ class Store:
 
     def end_batch(self) -> dict[str, int]:
         # The listing of a shard is good for one batch only.
-        self._names.clear()
+        self._listed.clear()
         return self._counts.take()
 
     def close(self) -> None:
         self._folders.clear()
         self._shards.clear()
         self._originals.clear()
-        for fd in (self._data, self._tmp, self._root):
+        for fd in (self._data, self._tmp, self._tree_tmp, self._root):
             os.close(fd)
 
     # -- objects -----------------------------------------------------------------------------------------------------
@@ -228,14 +288,13 @@ class Store:
             except FileNotFoundError:
                 break
             number += 1
-        self._names.pop(shard, None)
+        self._listed.pop(shard, None)
         self._overflow.pop(name, None)
 
-    def _drop_changed(self, item: Item) -> None:
-        """Take an object out of the store that somebody changed through one of its paths, if that is to be seen."""
-        check = self._sink.check
+    def _drop_changed(self, item: Item, check: Check) -> None:
+        """Take an object out of the store that somebody changed through one of its paths."""
         number = 0
-        while check is not None and number < MAX_OVERFLOW:
+        while number < MAX_OVERFLOW:
             info = self.stat(f"{item.name}~{number}" if number else item.name)
             if info is None:
                 return
@@ -265,29 +324,25 @@ class Store:
         shard, _, rest = item.name.partition("/")
         source = self._tmp if folder is None else folder
         os.rename(temporary, rest, src_dir_fd=source, dst_dir_fd=self._shard(shard, make=True))
-        known = self._names.get(shard)
+        known = self._listed.get(shard)
         if known is not None:
-            known[item.group] = item.name
+            known.add(rest)
 
-    def _sibling(self, item: Item) -> str | None:
-        """A stored file of the same content, whatever its metadata. One listing per shard and batch."""
-        shard = item.name.partition("/")[0]
-        known = self._names.get(shard)
-        if known is None:
-            known = self._names[shard] = {}
-            fd = self._shard(shard, make=False)
-            if fd >= 0:
-                listing = os.open(".", DIRECTORY, dir_fd=fd)
-                try:
-                    for rest in os.listdir(listing):
-                        name = f"{shard}/{rest}"
-                        known[group_of(name)] = name
-                finally:
-                    os.close(listing)
-        return known.get(item.group)
+    def _list(self, shard: str) -> _Shard:
+        """What is in a folder of the store. Once for each batch: one listing answers what a call an object would."""
+        names: list[str] = []
+        fd = self._shard(shard, make=False)
+        if fd >= 0:
+            listing = os.open(".", DIRECTORY, dir_fd=fd)
+            try:
+                names = os.listdir(listing)
+            finally:
+                os.close(listing)
+        found = self._listed[shard] = _Shard(names)
+        return found
 
     def _derive(self, item: Item, sibling: str) -> None:
-        name = self._copy(sibling, item.payload.meta)
+        name = self._copy(sibling, item.payload.meta, self._tmp)
         self._enter(item, name)
         self._counts["derived"] += 1
         self._place_all(item)
@@ -308,7 +363,7 @@ class Store:
                     os.utime(fd, ns=(meta.mtime_ns, meta.mtime_ns))
                     self._enter(item, found.name, folder)
                 else:
-                    self._enter(item, self._copied(fd, meta))
+                    self._enter(item, self._copied(fd, meta, self._tmp))
             finally:
                 os.close(fd)
             self._counts["adopted"] += 1
@@ -316,22 +371,22 @@ class Store:
             return True
         return False
 
-    def _copy(self, name: str, meta: Meta) -> bytes:
-        """A copy of a stored file under a temporary name, with metadata of its own."""
+    def _copy(self, name: str, meta: Meta, work: int) -> bytes:
+        """A copy of a stored file under a temporary name in a work folder, with metadata of its own."""
         shard, _, rest = name.partition("/")
         folder = self._shard(shard, make=False)
         if folder < 0:
             raise FileNotFoundError(errno.ENOENT, "not in the store", name)
         source = self._open_stored(rest, folder)
         try:
-            return self._copied(source, meta)
+            return self._copied(source, meta, work)
         finally:
             os.close(source)
 
-    def _copied(self, source: int, meta: Meta) -> bytes:
-        """A copy of an open file under a temporary name, with metadata of its own."""
+    def _copied(self, source: int, meta: Meta, work: int) -> bytes:
+        """A copy of an open file under a temporary name in a work folder, with metadata of its own."""
         temporary = self._temporary()
-        target = os.open(temporary, _CREATE, 0o600, dir_fd=self._tmp)
+        target = os.open(temporary, _CREATE, 0o600, dir_fd=work)
         try:
             copy_content(source, target, reflink=self._sink.reflinks)
             set_file_meta(target, meta, own=self._sink.own, counts=self._counts)
@@ -377,22 +432,23 @@ class Store:
         mode = self._sink.link_mode
         if mode == HARDLINK and self._link(stored, meta, folder, name):
             return
-        temporary = self._copy(stored, meta)
+        temporary = self._copy(stored, meta, self._tree_tmp)
         # A copy is made beside and renamed, so that the path never shows half of it; link() would be refused here.
-        os.rename(temporary, name, src_dir_fd=self._tmp, dst_dir_fd=folder)
+        os.rename(temporary, name, src_dir_fd=self._tree_tmp, dst_dir_fd=folder)
         self._counts["copied"] += 1
 
     def replace(self, stored: str, meta: Meta, parent: bytes, name: bytes) -> None:
         """Show a stored file at a path in place of what stands there (not a directory)."""
         folder = self._folders.fd(parent)
         temporary = self._temporary()
-        if self._sink.link_mode != HARDLINK or not self._link(stored, meta, self._tmp, temporary):
-            temporary = self._copy(stored, meta)
+        work = self._tree_tmp
+        if self._sink.link_mode != HARDLINK or not self._link(stored, meta, work, temporary):
+            temporary = self._copy(stored, meta, work)
             self._counts["copied"] += 1
-        os.rename(temporary, name, src_dir_fd=self._tmp, dst_dir_fd=folder)
+        os.rename(temporary, name, src_dir_fd=work, dst_dir_fd=folder)
         # Renaming onto another name of the same inode does nothing and keeps both.
         with suppress(FileNotFoundError):
-            os.unlink(temporary, dir_fd=self._tmp)
+            os.unlink(temporary, dir_fd=work)
 
     def forget_folders(self) -> None:
         """A directory was renamed: descriptors by path are no longer right."""
@@ -424,10 +480,19 @@ class Store:
             return True
 
     def _overflow_file(self, stored: str, meta: Meta, number: int) -> None:
-        temporary = self._copy(stored, meta)
+        temporary = self._copy(stored, meta, self._tmp)
         shard, _, rest = stored.partition("/")
         os.rename(temporary, f"{rest}~{number}", src_dir_fd=self._tmp, dst_dir_fd=self._shard(shard, make=False))
         self._counts["overflow"] += 1
+
+
+def write_all(fd: int, data: bytes, offset: int) -> None:
+    """Write all of ``data``, however much the system takes at a time."""
+    written = os.pwrite(fd, data, offset)
+    if written != len(data):
+        view = memoryview(data)
+        while written < len(data):
+            written += os.pwrite(fd, view[written:], offset + written)
 
 
 def _same_bytes(one: int, two: int) -> bool:
@@ -439,11 +504,6 @@ def _same_bytes(one: int, two: int) -> bool:
         if not piece:
             return True
         position += len(piece)
-
-
-def group_of(name: str) -> str:
-    """What names of the same content share: all before the metadata (:func:`~shrinkwrap.snapshot.view.object_name`)."""
-    return name.partition(".")[0]
 
 
 def mode_of(wish: str, *, hardlinks: bool, reflinks: bool) -> str:

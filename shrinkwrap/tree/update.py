@@ -19,10 +19,10 @@ from shrinkwrap.engine.work import Item
 from shrinkwrap.snapshot.view import DIR, FILE, LINK, Node, Report, Xattrs
 from shrinkwrap.tree import marker
 from shrinkwrap.tree.base import Base
-from shrinkwrap.tree.beneath import split
+from shrinkwrap.tree.beneath import DIRECTORY, open_beneath, split
 from shrinkwrap.tree.disk import Comparer, Names, Old, read_xattrs
 from shrinkwrap.tree.place import Counts, Meta, set_xattr
-from shrinkwrap.tree.sink import Store, Target, Wanted, group_of
+from shrinkwrap.tree.sink import Store, Target, Wanted
 from shrinkwrap.tree.spill import Spill
 
 _RWX: Final = 0o700
@@ -104,6 +104,7 @@ class Update:
         self._deletions = Spill(base.scratch)
         self._final = Spill(base.scratch)
         self._staged = 0
+        self._placed = self._placed_bytes = 0
         self.counts = Counts()
 
     # -- merging -----------------------------------------------------------------------------------------------------
@@ -192,11 +193,11 @@ class Update:
             os.close(tmp)
 
     def _want(self, node: Node, targets: tuple[Target, ...]) -> None:
-        name = self._names(node)
-        assert node.content is not None
-        self.counts["placed"] += 1
-        self.counts["placed_bytes"] += node.content.size
-        if self._batcher.add(Item(name, group_of(name), node.content, node.path, Wanted(_meta(node), targets))):
+        content = node.content
+        assert content is not None
+        self._placed += 1
+        self._placed_bytes += content.size
+        if self._batcher.add(Item(self._names(node), content, node.path, Wanted(_meta(node), targets))):
             self._want_object()
 
     def _symlink(self, node: Node, folder: int, name: bytes) -> None:
@@ -369,17 +370,30 @@ class Update:
         """
         for record in self._final:
             try:
-                fd = self._base.folders.fd(self._tree + record[0])
+                self._finish_directory(self._tree + record[0], *record[1:])
             except OSError as exc:
                 if failed and exc.errno in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP):
                     continue
                 raise
-            self._finish_directory(fd, *record[1:])
 
     def _finish_directory(
-        self, fd: int, mode: int, uid: int, gid: int, mtime_ns: int, xattrs: Xattrs, fresh: bool
+        self, path: bytes, mode: int, uid: int, gid: int, mtime_ns: int, xattrs: Xattrs, fresh: bool
     ) -> None:
-        place = _PROC % fd
+        try:
+            fd = open_beneath(self._base.fd, path, DIRECTORY)
+        except PermissionError:
+            # Its own mode shuts us out: by its name in /proc it can be changed all the same.
+            fd = self._base.folders.fd(path)
+            self._set_directory(fd, _PROC % fd, mode, uid, gid, mtime_ns, xattrs, fresh)
+            return
+        try:
+            self._set_directory(fd, fd, mode, uid, gid, mtime_ns, xattrs, fresh)
+        finally:
+            os.close(fd)
+
+    def _set_directory(
+        self, fd: int, place: int | str, mode: int, uid: int, gid: int, mtime_ns: int, xattrs: Xattrs, fresh: bool
+    ) -> None:
         if self._own:
             os.chown(place, uid, gid)
         surplus = () if fresh else {key for key, _ in read_xattrs(fd)} - {key for key, _ in xattrs}
@@ -393,6 +407,9 @@ class Update:
         os.utime(place, ns=(mtime_ns, mtime_ns))
 
     def close(self) -> None:
+        if self._placed:
+            self.counts["placed"] = self._placed
+            self.counts["placed_bytes"] = self._placed_bytes
         for spill in (self._replacements, self._deletions, self._final):
             spill.close()
 

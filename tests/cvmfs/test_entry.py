@@ -28,7 +28,6 @@ def entry(**fields: Any) -> Entry:
         "target": b"",
         "links": 1,
         "xattr": None,
-        "key": (0, 0),
         "chunks": (),
         **fields,
     }

@@ -16,7 +16,7 @@ from shrinkwrap.snapshot.view import Content
 
 
 def item(name: str, size: int = 1, payload: Any = ()) -> Item:
-    return Item(name, name, Content(Digest(0, bytes(20)), "z", size, (), None), b"/p", payload)
+    return Item(name, Content(Digest(0, bytes(20)), "z", size, (), None), b"/p", payload)
 
 
 def join(one: Item, two: Item) -> Item:

@@ -34,7 +34,7 @@ FILE, LINK, DIR = stat.S_IFREG | 0o644, stat.S_IFLNK | 0o777, stat.S_IFDIR | 0o7
 
 def entry(path: bytes = b"/f", mode: int = FILE, **values: Any) -> Entry:
     content = bytes(20) if stat.S_ISREG(mode) else None
-    made = Entry(path, path.rpartition(b"/")[2], mode, 7, 5, 0, 0, 0, content, b"", 1, None, (0, 0), ())
+    made = Entry(path, path.rpartition(b"/")[2], mode, 7, 5, 0, 0, 0, content, b"", 1, None, ())
     return made._replace(**values)
 
 

@@ -23,7 +23,7 @@ def item_of(entry: Entry, payload: object = None) -> Item:
     assert node is not None
     assert node.content is not None
     name = object_name(node.content, node, share_mtime=False)
-    return Item(name, name.partition(".")[0], node.content, node.path, payload)
+    return Item(name, node.content, node.path, payload)
 
 
 @dataclass(frozen=True)
@@ -42,6 +42,12 @@ class FolderSink:
 
     def open(self) -> OpenFolderSink:
         return OpenFolderSink(self)
+
+    def pack(self, payload: object, /) -> object:
+        return payload
+
+    def unpack(self, packed: object, /) -> object:
+        return packed
 
     def file(self, item: Item) -> Path:
         return self.folder / item.name.replace("/", "-")
@@ -95,6 +101,16 @@ class OpenFolderSink:
                 self.sink.file(item).write_bytes((self.sink.folder / name).read_bytes())
                 return True
         return False
+
+    def put(self, item: Item, data: bytes, /) -> None:
+        file = self.begin(item)
+        try:
+            if data:
+                file.write_at(0, data)
+        except BaseException:
+            self.discard(file)
+            raise
+        self.commit(item, file)
 
     def begin(self, item: Item) -> Writing:
         self.may_fail("begin", item)

@@ -11,7 +11,7 @@ from shrinkwrap.engine.work import Item
 from shrinkwrap.snapshot.view import FILE, Content, Node, object_name
 from shrinkwrap.tree.base import Base
 from shrinkwrap.tree.place import HARDLINK, Meta
-from shrinkwrap.tree.sink import Store, Target, TreeSink, Wanted, group_of
+from shrinkwrap.tree.sink import Store, Target, TreeSink, Wanted
 
 META = Meta(0o644, os.getuid(), os.getgid(), 1_000_000_000_000_000_000, ())
 
@@ -21,7 +21,7 @@ def item(content: bytes, *targets: bytes, folder: bytes = b"tree", meta: Meta = 
     described = Content(digest_of(SHA1, content), "n", len(content), (), None)
     node = Node(b"/x", FILE, meta.mode, meta.uid, meta.gid, meta.mtime_ns, meta.xattrs, b"", described)
     name = object_name(described, node, share_mtime=False)
-    return Item(name, group_of(name), described, b"/x", Wanted(meta, tuple(Target(folder, one) for one in targets)))
+    return Item(name, described, b"/x", Wanted(meta, tuple(Target(folder, one) for one in targets)))
 
 
 def put(store: Store, wanted: Item, content: bytes) -> None:
@@ -33,7 +33,7 @@ def put(store: Store, wanted: Item, content: bytes) -> None:
 
 
 def open_store(base: Base, link_mode: str = HARDLINK, *, reflinks: bool = False) -> Store:
-    return TreeSink(base.path, base.tmp, link_mode, os.geteuid() == 0, reflinks).open()
+    return TreeSink(base.path, base.tmp, base.store.path, base.store.tmp, link_mode, os.geteuid() == 0, reflinks).open()
 
 
 def link_often(folder: Path, number: int) -> tuple[Counter[int], dict[str, int]]:
