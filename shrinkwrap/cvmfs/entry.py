@@ -43,7 +43,8 @@ class Entry(NamedTuple):
 
     A named tuple because streams make millions of them. ``path`` is absolute within the repository, the root is
     ``b""``; names are bytes, never decoded. ``mtime_ns`` counts nanoseconds since the epoch. ``target`` is the link
-    target as stored, before variables are expanded. ``xattr`` is the undecoded blob. ``links`` is the undivided ``hardlinks`` column (group << 32 | count).
+    target as stored, before variables are expanded. ``xattr`` is the undecoded blob. ``links`` is the undivided
+    ``hardlinks`` column (group << 32 | count).
     """
 
     path: bytes

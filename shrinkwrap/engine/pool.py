@@ -186,9 +186,10 @@ class _Child:
                 flying.popleft().set_exception(value)
 
     def _fail(self, flying: deque[Future[Any]], exc: Exception) -> None:
-        # One that closed its end may be printing why.
-        with suppress(subprocess.TimeoutExpired):
-            self.process.wait(_LAST_WORDS)
+        if isinstance(exc, EOFError | ConnectionError):
+            # It may be printing why.
+            with suppress(subprocess.TimeoutExpired):
+                self.process.wait(_LAST_WORDS)
         self.process.kill()
         code = self.process.wait()
         how = f"by signal {-code}" if code < 0 else f"with code {code}"
@@ -227,7 +228,8 @@ def _start(end: int, inherit: Sequence[int]) -> subprocess.Popen[bytes]:
 
 def _paths() -> list[str]:
     """Where this process imports from, without what depends on the folder that it is in; and where this package is."""
-    paths = [path for path in sys.path if isinstance(path, str) and os.path.isabs(path)]
+    found: list[Any] = list(sys.path)  # people put all sorts of things there, which imports pass over
+    paths = [path for path in found if isinstance(path, str) and os.path.isabs(path)]
     home = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
     return paths if home in paths else [*paths, home]
 

@@ -82,6 +82,9 @@ class _OneFile:
     def derive(self, item: Item, made: Item) -> None:
         raise AssertionError("one file has no variants")
 
+    def take_notes(self) -> bytes:
+        return b""
+
     def end_batch(self) -> dict[str, int]:
         return {}
 

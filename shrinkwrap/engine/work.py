@@ -76,6 +76,10 @@ class OpenSink(Protocol):
         """The batch is done, its lane may go to another worker; counts for the report."""
         ...
 
+    def take_notes(self) -> bytes:
+        """What the sink has to say of the batch to whoever collects results."""
+        ...
+
     def close(self) -> None: ...
 
 
@@ -107,6 +111,8 @@ class Result:
     received: int = 0
     written: int = 0
     failures: list[Failure] = field(default_factory=list)
+    #: What the sink has to say to whoever collects results.
+    notes: bytes = b""
     counters: dict[str, int] = field(default_factory=dict)
 
 
@@ -314,6 +320,7 @@ class Worker:
                     sink.discard(assembly.file)
         for name, count in sink.end_batch().items():
             result.counters[name] = result.counters.get(name, 0) + count
+        result.notes = sink.take_notes()
         return result
 
     def _finish(self, assembly: _Assembly, followers: list[Item], result: Result) -> None:

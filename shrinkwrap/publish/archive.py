@@ -379,7 +379,9 @@ class _Reader:
                     raise CorruptObject(f"{self._name}: an extended attribute that is not base64") from None
         for key, value in extended.items():
             if key.startswith(_SCHILY):
-                found[key.removeprefix(_SCHILY)] = value
+                # As GNU tar escapes what a keyword cannot hold.
+                name = key.removeprefix(_SCHILY).replace(b"%3D", b"=").replace(b"%25", b"%")
+                found[name] = value
         return tuple(found.items())
 
     def _check_end(self) -> None:

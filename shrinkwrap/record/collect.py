@@ -103,6 +103,7 @@ class Collector:
         variables: for link targets, by name.
         catalogs: those of the walk.
         folder: for scratch files.
+        tell: told of a directory that comes out empty for want of a star, with the line's text.
         reuse: gives the summary of a catalog that is to be passed by, by its key; None: go into it.
 
     Attributes:
@@ -120,12 +121,14 @@ class Collector:
         folder: str,
         *,
         reuse: Callable[[str], Summary | None] | None = None,
+        tell: Callable[[bytes, str], None] = lambda path, line: None,
     ) -> None:
         self._spec = matcher.spec
         self._keys = Keys(matcher, options)
         self._values = variables
         self._catalogs = catalogs
         self._reuse = reuse
+        self._tell = tell
         self._scratch = Scratch(folder)
         self._done = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115 - closed by close()
         self._made = 0
@@ -271,8 +274,9 @@ class Collector:
             named, number, level = self._named
             self._named = None
             if (path is None or not path.startswith(named + b"/")) and self._has_children(level, named):
-                raw = self._spec.lines[number].raw
-                self._note(level, _NO_STAR, named, raw.decode("utf-8", "surrogateescape"))
+                raw = self._spec.lines[number].raw.decode("utf-8", "surrogateescape")
+                self._note(level, _NO_STAR, named, raw)
+                self._tell(named, raw)
 
     def _has_children(self, level: _Level, path: bytes) -> bool:
         """Whether a directory of a catalog that the walk is in has entries that a listing shows."""

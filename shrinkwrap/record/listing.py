@@ -217,5 +217,12 @@ class ListingDigest:
         if self._out is not None:
             self._out.write(data)
 
+    def add_lines(self, data: bytes) -> None:
+        """Several whole lines. Raises OSError as :meth:`add` does."""
+        self._hash.update(data)
+        self.entries += data.count(b"\n")
+        if self._out is not None:
+            self._out.write(data)
+
     def hexdigest(self) -> str:
         return self._hash.hexdigest()

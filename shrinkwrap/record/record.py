@@ -116,6 +116,7 @@ class Record:
         variables: used by link targets, with their values; None for unset ones.
         counts: what the tree holds: files, dirs, symlinks, bytes, and what was left out.
         tool: version of this tool.
+        summary: key of the root catalog's summary; empty if there is none.
     """
 
     goal: Goal
@@ -125,6 +126,7 @@ class Record:
     variables: dict[str, str | None]
     counts: dict[str, int]
     tool: str
+    summary: str = ""
 
     def to_bytes(self) -> bytes:
         value = {
@@ -136,6 +138,7 @@ class Record:
             "variables": dict(sorted(self.variables.items())),
             "counts": dict(sorted(self.counts.items())),
             "tool": self.tool,
+            "summary": self.summary,
         }
         return json.dumps(value, indent=1, sort_keys=True).encode() + b"\n"
 
@@ -153,6 +156,7 @@ class Record:
                 variables={str(k): None if v is None else str(v) for k, v in value["variables"].items()},
                 counts={str(k): int(v) for k, v in value["counts"].items()},
                 tool=str(value["tool"]),
+                summary=str(value.get("summary", "")),
             )
         except _UNREADABLE:
             return None

@@ -57,7 +57,10 @@ class Content(NamedTuple):
 
 
 class Node(NamedTuple):
-    """One path as it is to come out. ``mode`` holds the low twelve bits; ``target`` is expanded."""
+    """One path as it is to come out.
+
+    ``mode`` holds the low twelve bits; ``target`` is expanded; ``number`` counts the files of a stream, from 0 on.
+    """
 
     path: bytes
     kind: str
@@ -68,6 +71,7 @@ class Node(NamedTuple):
     xattrs: Xattrs
     target: bytes
     content: Content | None
+    number: int = -1
 
     @property
     def name(self) -> bytes:
@@ -185,20 +189,27 @@ class View:
         options: see there.
         variables: values for variant symlinks, by name.
         report: told of everything that is not shown as it is.
+
+    Attributes:
+        files: so far.
     """
 
     def __init__(self, options: ViewOptions, variables: Mapping[bytes, bytes], report: Report) -> None:
         self._options = options
         self._variables = variables
         self._report = report
+        self.files = 0
 
     def node(self, entry: Entry) -> Node | None:
         """The entry as it is to come out; None for one that cannot (reported)."""
         kind = entry.mode & 0o170000
         target = b""
         content = None
+        number = -1
         if kind == stat.S_IFREG:
             code = FILE
+            number = self.files
+            self.files = number + 1
             content = content_of(entry)
         elif kind == stat.S_IFDIR:
             code = DIR
@@ -234,7 +245,7 @@ class View:
         xattrs: Xattrs = ()
         if entry.xattr is not None and code != LINK:
             xattrs = tuple(pair for pair in parse_xattrs(entry.xattr) if self._shows(pair[0], entry.path))
-        return Node(entry.path, code, mode, uid, gid, entry.mtime_ns, xattrs, target, content)
+        return Node(entry.path, code, mode, uid, gid, entry.mtime_ns, xattrs, target, content, number)
 
     def _target(self, entry: Entry) -> bytes:
         if b"$(" not in entry.target:

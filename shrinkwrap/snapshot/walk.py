@@ -262,50 +262,66 @@ def _lookups(catalog: Catalog, path: bytes, names: Iterable[bytes]) -> Iterator[
                 yield entry
 
 
-def selected(catalog: Catalog, matcher: Matcher) -> list[NestedRef]:
-    """The catalogs mounted right below one that a walk goes into, in byte order of their mounts.
+def selected(catalog: Catalog, matcher: Matcher) -> list[tuple[NestedRef, State]]:
+    """The catalogs mounted right below one that a walk goes into, with what the spec says there; in byte order.
 
     Raises:
         CatalogError: rows on the way to them.
     """
     known: dict[bytes, Entry | None] = {}
-    return [catalog.nested[mount] for mount in sorted(catalog.nested) if _enters(catalog, matcher, mount, known)]
+    found = []
+    for mount in sorted(catalog.nested):
+        state = _enters(catalog, matcher, mount, known)
+        if state is not None:
+            found.append((catalog.nested[mount], state))
+    return found
 
 
-def _enters(catalog: Catalog, matcher: Matcher, mount: bytes, known: dict[bytes, Entry | None]) -> bool:
-    """Whether a walk gets from a catalog that it is in to a mount below; ``known`` remembers entries on the way."""
+def _enters(catalog: Catalog, matcher: Matcher, mount: bytes, known: dict[bytes, Entry | None]) -> State | None:
+    """What the spec says at a mount below a catalog that a walk is in; None if it does not get there.
+
+    ``known`` remembers entries on the way.
+    """
     state = matcher.root.state
     below: list[tuple[bytes, bool]] = []
     path = b""
     for name in mount[1:].split(b"/"):
         if state is None:
-            return False
+            return None
         path += b"/" + name
         named = False
         if not matcher.everything(state):
             step = matcher.step(state, name, True)
             if step.included == NO:
-                return False
+                return None
             state, named = step.state, step.named
         if len(path) > len(catalog.mount):
             below.append((path, named))
     if state is None:
-        return False
+        return None
     for path, named in below:
         if path != mount and path in catalog.nested:
-            return False
+            return None
         if path not in known:
             known[path] = catalog.lookup(path)
         entry = known[path]
         if entry is None or not entry.is_dir or (entry.is_hidden and not named):
-            return False
-    return True
+            return None
+    return state
 
 
 def bring_catalogs(
-    store: CatalogStore, root: NestedRef, matcher: Matcher, progress: Callable[[int], None] | None = None
+    store: CatalogStore,
+    root: NestedRef,
+    matcher: Matcher,
+    progress: Callable[[int], None] | None = None,
+    *,
+    pass_by: Callable[[NestedRef, State], bool] = lambda ref, state: False,
 ) -> tuple[int, int]:
     """Fetch every catalog that a walk will open, level by level and in parallel.
+
+    Args:
+        pass_by: asked for each but the root: it, and all in it, is not going to be opened.
 
     Returns:
         Their number, and the number of entries in them by their own counters: at most so many come out.
@@ -324,7 +340,7 @@ def bring_catalogs(
         for ref in level:
             catalog = store.open(ref)
             try:
-                below.extend(selected(catalog, matcher))
+                below.extend(child for child, state in selected(catalog, matcher) if not pass_by(child, state))
                 entries += catalog.entries()
             finally:
                 store.release(catalog)

@@ -6,12 +6,11 @@ import dataclasses
 import os
 import stat
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import ExitStack, suppress
 from typing import BinaryIO
 
 from shrinkwrap import __version__
-from shrinkwrap.cvmfs.entry import Entry
 from shrinkwrap.cvmfs.manifest import Manifest
 from shrinkwrap.errors import CorruptObject, DestinationError, Interrupted, ShrinkwrapError
 from shrinkwrap.fetch.types import FetchStats
@@ -20,7 +19,6 @@ from shrinkwrap.record.record import Goal
 from shrinkwrap.record.runlog import LeftOut, RunFacts, RunLog
 from shrinkwrap.record.statement import STATEMENT_BYTES, Material, Options, Statement
 from shrinkwrap.snapshot.repository import Revision
-from shrinkwrap.snapshot.view import Node
 from shrinkwrap.tree.base import Base
 from shrinkwrap.tree.request import ExportRequest, ExportResult
 
@@ -69,8 +67,13 @@ class Accounts:
         """
         self._left_out = LeftOut(self._fd, self._notice)
         self._stack.callback(self._left_out.discard)
-        self._result.report.told = self._left_out.add
+        self._result.report.told = self.left_out
         self.open_listing()
+
+    def left_out(self, what: str, path: bytes, detail: str) -> None:
+        """A case for the list of what was left out or shown differently."""
+        if self._left_out is not None:
+            self._left_out.add(what, path, detail)
 
     def open_listing(self) -> None:
         """Begin the listing: of its digest, and of the file that was asked for."""
@@ -84,9 +87,18 @@ class Accounts:
             self._stack.callback(self._drop_listing)
         self._listing = ListingDigest(self._listing_file)
 
-    def show(self, entry: Entry, node: Node) -> None:
-        """An entry that comes out."""
-        self._listing.add(entry, node.target)
+    def show(self, line: bytes) -> None:
+        """An entry that comes out, as its line in the listing."""
+        self._listing.add_line(line)
+
+    def relist(self, pieces: Iterable[bytes]) -> None:
+        """The listing as pieces of whole lines, when nothing was shown line by line.
+
+        Raises:
+            OSError: it cannot be written.
+        """
+        for piece in pieces:
+            self._listing.add_lines(piece)
 
     # -- when all is done --------------------------------------------------------------------------------------------
 

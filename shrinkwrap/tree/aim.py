@@ -123,7 +123,7 @@ def goal_of(request: ExportRequest, revision: Revision, link_mode: str) -> Goal:
     )
 
 
-def nodes(walk: Walk, view: View, show: Callable[[Entry, Node], None] | None = None) -> Iterator[Node]:
+def nodes(walk: Walk, view: View, show: Callable[[Entry, Node], object] | None = None) -> Iterator[Node]:
     """The walk's entries as they are to come out; ``show`` is told of each."""
     for entry in walk:
         node = view.node(entry)

@@ -21,6 +21,7 @@ import json
 import os
 import secrets
 import time
+from collections.abc import Iterable
 from contextlib import suppress
 from typing import Any
 
@@ -181,6 +182,12 @@ class Base:
 
     def replace_file(self, path: bytes, data: bytes, *, sync: bool = True) -> None:
         """Write a file so that a reader, and the disk after a power cut, has the whole old or the whole new one."""
+        self.write_file(path, (data,), sync=sync)
+        if sync:
+            self.sync_folder(path.rpartition(b"/")[0])
+
+    def write_file(self, path: bytes, pieces: Iterable[bytes], *, sync: bool = False) -> None:
+        """Write a file so that a reader has the whole old or the whole new one; ``sync``: its content is on disk."""
         parent, _, name = path.rpartition(b"/")
         # Made in the work folder, which the next run empties.
         work, temporary = self.tmp, self.temporary()
@@ -193,9 +200,10 @@ class Base:
             dir_fd=self.folders.fd(work),
         )
         try:
-            view = memoryview(data)
-            while view:
-                view = view[os.write(fd, view) :]
+            for data in pieces:
+                view = memoryview(data)
+                while view:
+                    view = view[os.write(fd, view) :]
             if sync:
                 os.fsync(fd)
         finally:
@@ -205,8 +213,6 @@ class Base:
             os.rename(temporary, name, src_dir_fd=source, dst_dir_fd=self.folders.fd(parent))
         finally:
             os.close(source)
-        if sync:
-            self.sync_folder(parent)
 
     def read_file(self, path: bytes, limit: int) -> bytes | None:
         """A small file of ours, None if there is none. Raises DestinationError for one that is too large."""

@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 from shrinkwrap.errors import CorruptObject, DestinationError, MissingObject, NetworkError, SpecError
 from shrinkwrap.record.record import RECORD_BYTES, Goal, Intent, Record
+from shrinkwrap.record.summary import Keys
 from shrinkwrap.snapshot.catalogs import CatalogStore
 from shrinkwrap.snapshot.view import Node, Report, View, object_name
 from shrinkwrap.snapshot.walk import Walk, bring_catalogs
@@ -18,6 +19,7 @@ from shrinkwrap.tree.base import Base
 from shrinkwrap.tree.disk import Comparer, DiskComparer, DiskWalk, Names, Old, RecordComparer, RecordWalk, Stored
 from shrinkwrap.tree.intents import read_intent
 from shrinkwrap.tree.probe import Abilities
+from shrinkwrap.tree.summing import Passing, options_of
 from shrinkwrap.tree.update import Prunable
 
 
@@ -108,27 +110,54 @@ def before(
     repair: bool,
     own: bool,
     notice: Callable[[str], None],
+    passing: Passing | None = None,
 ) -> Before:
-    """What is there now: by the record, or by the disk where the record cannot be believed."""
+    """What is there now: by the record, or by the disk where the record cannot be believed.
+
+    Args:
+        passing: catalogs that both sides leave out.
+    """
     record = there.record
     if not there.tree:
         nothing = _Nothing()
         return Before(nothing, RecordComparer(namer(goal)), nothing)
-    if record is not None and there.intent is None and not repair and record.goal.link_mode == goal.link_mode:
+    if record is not None and by_record(there, goal, repair=repair):
         try:
             matcher = Matcher(parse(record.goal.spec, file="<record>", rules=record.goal.rules))
-            bring_catalogs(catalogs, record.goal.root, matcher)
+            borders = None
+            if passing is None:
+                bring_catalogs(catalogs, record.goal.root, matcher)
+            else:
+                borders = passing.follower(Keys(matcher, options_of(record.goal)))
+                bring_catalogs(catalogs, record.goal.root, matcher, pass_by=borders.passes)
         except (MissingObject, CorruptObject, NetworkError, SpecError) as exc:
             notice(f"the catalogs of the last export are not to be had, asking the disk instead: {exc.message}")
         else:
             values = {encode(name): encode(value) for name, value in record.variables.items() if value is not None}
             view = View(record.goal.view, values, Report())
-            walk = RecordWalk(Walk(catalogs, record.goal.root, matcher), view, marked=record.goal.marker)
+            walk = RecordWalk(
+                Walk(catalogs, record.goal.root, matcher, borders=borders),
+                view,
+                marked=record.goal.marker,
+                sums=borders,
+            )
             return Before(walk, RecordComparer(namer(record.goal)), walk)
     tree = goal.fqrn.encode()
     disk = DiskWalk(base, tree)
     comparer = DiskComparer(base, tree, store, abilities, goal.link_mode, own=own, share_mtime=goal.view.share_mtime)
     return Before(disk, comparer, disk)
+
+
+def by_record(there: Known, goal: Goal, *, repair: bool) -> bool:
+    """Whether what is there is what the record says, so that nobody has to look at the disk."""
+    record = there.record
+    return (
+        record is not None
+        and there.tree
+        and there.intent is None
+        and not repair
+        and record.goal.link_mode == goal.link_mode
+    )
 
 
 def encode(text: str) -> bytes:

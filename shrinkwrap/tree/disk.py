@@ -23,13 +23,17 @@ _RX: Final = 0o500
 
 
 class Old(NamedTuple):
-    """What stands at a path before the run: from the record's snapshot (``node``), or from the disk (``info``)."""
+    """What stands at a path before the run: from the record's snapshot (``node``), or from the disk (``info``).
+
+    ``sum`` is the checksum of a file's content, empty if it is not known.
+    """
 
     path: bytes
     kind: str
     mode: int
     node: Node | None
     info: os.stat_result | None
+    sum: bytes = b""
 
 
 class Comparer(Protocol):
@@ -169,6 +173,18 @@ def _user_xattrs(place: bytes) -> Xattrs:
     return tuple(sorted((name, os.getxattr(place, name)) for name in names if name.startswith(b"user.")))
 
 
+class OldSums(Protocol):
+    """Checksums of the files of a stream, in its order."""
+
+    def take(self) -> bytes:
+        """That of the next file; empty if it is not known."""
+        ...
+
+    def lose(self) -> None:
+        """Files are left out of the stream."""
+        ...
+
+
 class DiskWalk:
     """The visible tree as it is.
 
@@ -235,20 +251,28 @@ def kind_of(info: os.stat_result) -> str:
 
 
 class RecordWalk:
-    """The tree as the record says: the old snapshot's entries, shown as they were, and the marker if there is one."""
+    """The tree as the record says: the old snapshot's entries, shown as they were, and the marker if there is one.
 
-    def __init__(self, walk: Walk, view: View, *, marked: bool = False) -> None:
+    Args:
+        sums: checksums that are known of it.
+    """
+
+    def __init__(self, walk: Walk, view: View, *, marked: bool = False, sums: OldSums | None = None) -> None:
         self._walk = walk
         self._view = view
         self._marked = marked
+        self._sums = sums
 
     def prune(self) -> None:
         """Do not go below the directory that was given last."""
         self._walk.prune()
+        if self._sums is not None:
+            self._sums.lose()
 
     def __iter__(self) -> Iterator[Old]:
         for node in marker.with_marker(self._nodes()) if self._marked else self._nodes():
-            yield Old(node.path, node.kind, node.mode, node, None)
+            known = self._sums.take() if node.kind == FILE and self._sums is not None else b""
+            yield Old(node.path, node.kind, node.mode, node, None, known)
 
     def _nodes(self) -> Iterator[Node]:
         for entry in self._walk:

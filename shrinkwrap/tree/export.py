@@ -6,11 +6,12 @@ Lock, head, catalogs, intent; objects and new paths, replacements, deletions, fi
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from contextlib import ExitStack
 
 from shrinkwrap import __version__
 from shrinkwrap.cvmfs.authz import refuse_protected
-from shrinkwrap.cvmfs.entry import show
+from shrinkwrap.cvmfs.entry import Entry, show
 from shrinkwrap.cvmfs.manifest import Manifest
 from shrinkwrap.engine.batches import Batcher
 from shrinkwrap.engine.dispatch import LOCAL_ITEMS, Dispatcher, Job, workers_for
@@ -19,7 +20,10 @@ from shrinkwrap.engine.work import Failure, Result, Worker
 from shrinkwrap.errors import CorruptObject, MissingObject, NetworkError, ShrinkwrapError
 from shrinkwrap.fetch.source import open_source
 from shrinkwrap.fetch.types import FetchStats, Source
+from shrinkwrap.record.listing import entry_line
 from shrinkwrap.record.record import Goal, Record, SeenHead, key_ring
+from shrinkwrap.record.summaries import SummaryStore
+from shrinkwrap.record.summary import Keys
 from shrinkwrap.snapshot.catalogs import CatalogStore, ObjectKeeper
 from shrinkwrap.snapshot.merge import merge
 from shrinkwrap.snapshot.repository import Accepted, Revision
@@ -30,7 +34,8 @@ from shrinkwrap.tree import adopt
 from shrinkwrap.tree.accounts import Accounts
 from shrinkwrap.tree.aim import as_recorded, check_request, find_snapshot, goal_of, nodes, refuse, tally
 from shrinkwrap.tree.base import Base, explain
-from shrinkwrap.tree.before import Before, before, decode, known, namer, nothing_new
+from shrinkwrap.tree.before import Before, before, by_record, decode, known, namer, nothing_new
+from shrinkwrap.tree.disk import RecordWalk
 from shrinkwrap.tree.intents import begin, drop_doubtful, end
 from shrinkwrap.tree.lines import LineCounts
 from shrinkwrap.tree.marker import with_marker
@@ -38,6 +43,7 @@ from shrinkwrap.tree.place import Check
 from shrinkwrap.tree.probe import probe
 from shrinkwrap.tree.request import FORESEEN, ExportRequest, ExportResult, Hooks
 from shrinkwrap.tree.sink import Store, TreeSink, join, mode_of
+from shrinkwrap.tree.summing import Passing, Summing, open_summaries, options_of
 from shrinkwrap.tree.update import Update
 
 #: Failed objects that are kept for the report, and that are named in the error.
@@ -149,7 +155,13 @@ class _Run:
         refuse_protected(self.fqrn, root.properties)
         catalogs.release(root)
         matcher = Matcher(request.spec)
-        result.counts["catalogs"], entries = bring_catalogs(catalogs, goal.root, matcher)
+        passing = None
+        if there.record is not None and by_record(there, goal, repair=request.repair) and not request.strict:
+            passing = Passing(open_summaries(base), there.record, request.variables)
+            chooser = passing.chooser(Keys(matcher, options_of(goal)))
+            _, entries = bring_catalogs(catalogs, goal.root, matcher, pass_by=chooser)
+        else:
+            _, entries = bring_catalogs(catalogs, goal.root, matcher)
         self.hooks.expect(entries)
         if request.strict:
             self._be_strict(catalogs, goal, matcher)
@@ -178,19 +190,40 @@ class _Run:
             repair=request.repair,
             own=self.own,
             notice=self.notice,
+            passing=passing,
         )
+        if not isinstance(old.walk, RecordWalk):
+            # The disk tells of everything: nothing may be left out on the other side.
+            bring_catalogs(catalogs, goal.root, matcher)
+            passing = None
         self.accounts.open()
         begin(base, self.fqrn, goal)
-        lines = LineCounts(request.spec)
-        walk = Walk(catalogs, goal.root, matcher, notice=self.notice, count=lines)
+        summing = Summing(
+            base, goal, matcher, request.variables, catalogs, result.report, self.accounts.left_out, passing
+        )
+        self.stack.callback(summing.close)
+        walk = Walk(
+            catalogs,
+            goal.root,
+            matcher,
+            notice=self.notice,
+            count=summing.collector.given,
+            borders=summing.collector,
+        )
         worker = Worker(source, store, self.hooks.objects)
-        self._pour(old, walk, goal, worker, sink, store, entries if there.record is None else 0)
-        lines.report_to(result.report, catalogs, goal.root)
+        self._pour(old, walk, goal, worker, sink, store, summing, entries if there.record is None else 0)
+        total = summing.collector.total
+        result.counts.update({name: total.counts.get(name, 0) for name in _RECORDED if name in total.counts})
+        lines = LineCounts(request.spec)
+        lines.take(total, result.report)
         result.lines = lines.to_json()
+        summary = summing.finish()
+        if passing is not None:
+            self._relist(summing.store, summary, catalogs, goal, matcher)
 
         self.hooks.phase("sync")
         base.sync()
-        self._commit(goal, revision)
+        self._commit(goal, revision, summary)
         self.accounts.commit_listing()
         return result
 
@@ -199,14 +232,24 @@ class _Run:
         result = self.result
         result.reason = "unchanged"
         as_recorded(result, record)
-        if self.request.listing:
+        summaries = open_summaries(self.base)
+        total = summaries.total(record.summary)
+        if total is not None:
+            lines = LineCounts(self.request.spec)
+            lines.take(total, Report())
+            result.lines = lines.to_json()
+        if self.request.listing and summaries.whole(record.summary):
+            self.accounts.open_listing()
+            self.accounts.relist(summaries.listing(record.summary))
+            self.accounts.commit_listing()
+        elif self.request.listing:
             catalogs = CatalogStore(keeper, self.base.scratch)
             self.stack.callback(catalogs.close)
             matcher = Matcher(self.request.spec)
             bring_catalogs(catalogs, goal.root, matcher)
             self.accounts.open_listing()
             view = View(goal.view, self.request.variables, Report())
-            for _ in nodes(Walk(catalogs, goal.root, matcher), view, self.accounts.show):
+            for _ in nodes(Walk(catalogs, goal.root, matcher), view, self._line):
                 continue
             self.accounts.commit_listing()
 
@@ -263,7 +306,15 @@ class _Run:
     # -- the tree ----------------------------------------------------------------------------------------------------
 
     def _pour(
-        self, old: Before, walk: Walk, goal: Goal, worker: Worker, sink: TreeSink, store: Store, new: int
+        self,
+        old: Before,
+        walk: Walk,
+        goal: Goal,
+        worker: Worker,
+        sink: TreeSink,
+        store: Store,
+        summing: Summing,
+        new: int,
     ) -> None:
         """From the first object to the final metadata.
 
@@ -276,7 +327,7 @@ class _Run:
             Job(self.request.source, sink),
             workers_for(self.request.workers),
             lambda number: Processes(number, self.base.lock),
-            self._done,
+            lambda done: self._done(done, summing),
             progress=self.hooks.objects,
             notice=self.notice,
             stats=worker.source.stats,
@@ -297,10 +348,11 @@ class _Run:
             want=self.hooks.want,
             report=self.result.report,
             warn=self.notice,
+            keep=summing.keep,
         )
         try:
             self.hooks.phase("objects")
-            wanted = nodes(walk, view, self.accounts.show)
+            wanted = nodes(walk, view, summing.show if summing.passes else self._shown(summing))
             update.apply(merge(old.stream, with_marker(wanted) if goal.marker else wanted), old.walk)
             batcher.finish()
             dispatcher.finish()
@@ -317,7 +369,31 @@ class _Run:
             self._tell(update.counts)
             self._tell(store.end_batch())
 
-    def _done(self, done: Result) -> None:
+    def _shown(self, summing: Summing) -> Callable[[Entry, Node], None]:
+        """What happens to each entry that comes out, when all of them do."""
+
+        def show(entry: Entry, node: Node) -> None:
+            self.accounts.show(summing.show(entry, node))
+
+        return show
+
+    def _relist(
+        self, summaries: SummaryStore, summary: str, catalogs: CatalogStore, goal: Goal, matcher: Matcher
+    ) -> None:
+        """The listing from summaries; from the catalogs where one of them could not be written."""
+        if summaries.whole(summary):
+            self.accounts.relist(summaries.listing(summary))
+            return
+        bring_catalogs(catalogs, goal.root, matcher)
+        view = View(goal.view, self.request.variables, Report())
+        for _ in nodes(Walk(catalogs, goal.root, matcher), view, self._line):
+            continue
+
+    def _line(self, entry: Entry, node: Node) -> None:
+        self.accounts.show(entry_line(entry, node.target))
+
+    def _done(self, done: Result, summing: Summing) -> None:
+        summing.sums.put_many(done.notes)
         self._tell({"fetched": done.fetched, "objects": done.items})
         self._tell(done.counters)
         sizes = self.result.bytes
@@ -348,7 +424,7 @@ class _Run:
             hint="nothing was replaced or removed, and what came is kept: run the same command again",
         )
 
-    def _commit(self, goal: Goal, revision: Revision) -> None:
+    def _commit(self, goal: Goal, revision: Revision, summary: str) -> None:
         """Everything is on disk: say so."""
         report = self.result.report
         counts = {name: self.result.counts.get(name, 0) for name in _RECORDED}
@@ -363,6 +439,7 @@ class _Run:
             },
             counts=counts,
             tool=__version__,
+            summary=summary,
         )
         self.accounts.commit(goal, revision, self.head, counts)
         self.base.replace_file(self.folder + b"/record.json", record.to_bytes())

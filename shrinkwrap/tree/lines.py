@@ -6,6 +6,7 @@ from typing import Any
 
 from shrinkwrap.cvmfs.catalog import NestedRef
 from shrinkwrap.cvmfs.entry import Entry
+from shrinkwrap.record.summary import Totals
 from shrinkwrap.snapshot.catalogs import CatalogStore
 from shrinkwrap.snapshot.view import Report
 from shrinkwrap.spec.grammar import Mode, Spec, resolve
@@ -48,6 +49,17 @@ class LineCounts:
                 self._empty.append(self._named)
             self._named = None
 
+    def take(self, total: Totals, report: Report) -> None:
+        """The numbers of a walk that was summed up: report lines that matched nothing."""
+        for number, line in enumerate(self._spec.lines):
+            self.matched[number] = total.matched.get(line.raw, 0)
+        self._report_unmatched(report)
+
+    def _report_unmatched(self, report: Report) -> None:
+        for line, number, counted in zip(self._spec.lines, self.matched, self._counted, strict=True):
+            if counted and not number:
+                report.add("line_without_match", line.raw, line.where)
+
     def report_to(self, report: Report, catalogs: CatalogStore, root: NestedRef) -> None:
         """The walk is over: report lines that matched nothing, and directories that came out empty for want of ``/*``.
 
@@ -55,9 +67,7 @@ class LineCounts:
             catalogs, root: those of the walk, asked whether such a directory has anything in it.
         """
         self._follow(None)
-        for line, number, counted in zip(self._spec.lines, self.matched, self._counted, strict=True):
-            if counted and not number:
-                report.add("line_without_match", line.raw, line.where)
+        self._report_unmatched(report)
         for path, line_number in self._empty:
             if _has_children(catalogs, root, path):
                 report.add("directory_without_star", path, self._spec.lines[line_number].where)

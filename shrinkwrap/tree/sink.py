@@ -9,7 +9,10 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Final, NamedTuple
 
+import xxhash
+
 from shrinkwrap.engine.work import Item
+from shrinkwrap.record.sums import PACKED
 from shrinkwrap.tree.adopt import candidates, has_xattrs, proves
 from shrinkwrap.tree.beneath import DIRECTORY, Folders, many_folders, open_beneath
 from shrinkwrap.tree.place import (
@@ -23,6 +26,7 @@ from shrinkwrap.tree.place import (
     copy_content,
     set_file_meta,
 )
+from shrinkwrap.tree.shardsums import ShardSums, checksum_of, name_of
 
 #: Overflow names of one object, ``name~1`` and on: more than 65,000 × this many links are not to be expected.
 MAX_OVERFLOW: Final = 10_000
@@ -43,18 +47,24 @@ class Target(NamedTuple):
 
 
 class Wanted(NamedTuple):
-    """Payload of an item: the metadata of the stored file, and the new paths that are to show it."""
+    """Payload of an item.
+
+    The metadata of the stored file, the new paths that are to show it, and the numbers of all files (new or not) whose
+    checksum it has.
+    """
 
     meta: Meta
     targets: tuple[Target, ...]
+    numbers: tuple[int, ...] = ()
 
 
 class _Shard:
-    """What is in one folder of the store: file names, and one of them for each content."""
+    """What is in one folder of the store: file names, one of them for each content, and checksums."""
 
-    __slots__ = ("groups", "names")
+    __slots__ = ("groups", "names", "sums")
 
-    def __init__(self, names: list[str]) -> None:
+    def __init__(self, names: list[str], sums: ShardSums) -> None:
+        self.sums = sums
         self.names = set(names)
         self.groups = {name.partition(".")[0]: name for name in names}
 
@@ -65,7 +75,10 @@ class _Shard:
 
 def join(one: Item, two: Item) -> Item:
     """The same object, wanted twice."""
-    return one._replace(payload=one.payload._replace(targets=one.payload.targets + two.payload.targets))
+    first, second = one.payload, two.payload
+    return one._replace(
+        payload=Wanted(first.meta, first.targets + second.targets, first.numbers + second.numbers),
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,12 +111,12 @@ class TreeSink:
         return Store(self)
 
     def pack(self, payload: Any, /) -> Any:
-        meta, targets = payload
-        return tuple(meta), tuple(map(tuple, targets))
+        meta, targets, numbers = payload
+        return tuple(meta), tuple(map(tuple, targets)), numbers
 
     def unpack(self, packed: Any, /) -> Any:
-        meta, targets = packed
-        return Wanted(Meta(*meta), tuple(Target(*target) for target in targets))
+        meta, targets, numbers = packed
+        return Wanted(Meta(*meta), tuple(Target(*target) for target in targets), numbers)
 
 
 class _Writing:
@@ -141,6 +154,7 @@ class Store:
         self._serial = 0
         self._prefix = b"w%d-" % os.getpid()
         self._counts = Counts()
+        self._notes = bytearray()
         self._usual: tuple[int, int, int] | None = None
 
     def _look_at_new(self) -> tuple[int, int, int]:
@@ -166,12 +180,14 @@ class Store:
         rest = name[3:]
         if rest in shard.names:
             self._place_all(item)
+            self._note_stored(item, shard)
             return True
         # What another name's metadata should be is not known here, so that nobody could tell whether it was changed.
         sibling = shard.groups.get(rest.partition(".")[0]) if check is None else None
         if sibling is None:
             return self._sink.adopt and self._adopt(item)
         self._derive(item, f"{name[:3]}{sibling}")
+        self._note_stored(item, shard)
         return True
 
     def put(self, item: Item, data: bytes, /) -> None:
@@ -198,6 +214,7 @@ class Store:
             os.close(fd)
         self._enter(item, temporary)
         self._place_all(item)
+        self._note_new(item, xxhash.xxh3_128_digest(data))
 
     def begin(self, item: Item) -> _Writing:
         name = self._temporary()
@@ -205,11 +222,14 @@ class Store:
 
     def commit(self, item: Item, file: _Writing, /) -> None:
         try:
+            # Pieces came in any order: what was written is read again, most likely from memory.
+            value = checksum_of(file.fd)
             set_file_meta(file.fd, item.payload.meta, own=self._sink.own, counts=self._counts)
         finally:
             os.close(file.fd)
         self._enter(item, file.name)
         self._place_all(item)
+        self._note_new(item, value)
 
     def discard(self, file: _Writing, /) -> None:
         with suppress(OSError):
@@ -219,9 +239,44 @@ class Store:
 
     def derive(self, item: Item, made: Item) -> None:
         self._derive(item, made.name)
+        self._note_stored(item, self._listed.get(item.name[:2]) or self._list(item.name[:2]))
+
+    # -- checksums ---------------------------------------------------------------------------------------------------
+
+    def _note_new(self, item: Item, value: bytes) -> None:
+        """An object was written, with this checksum."""
+        shard = self._listed.get(item.name[:2]) or self._list(item.name[:2])
+        shard.sums.put(name_of(item.group), value)
+        for number in item.payload.numbers:
+            self._notes += PACKED.pack(number, value)
+
+    def _note_stored(self, item: Item, shard: _Shard) -> None:
+        """An object was there: its checksum is noted, or else computed."""
+        numbers = item.payload.numbers
+        if not numbers:
+            return
+        name = name_of(item.group)
+        value = shard.sums.get(name)
+        if value is None:
+            fd = self._open_stored(item.name[3:], self._shard(item.name[:2], make=False))
+            try:
+                value = checksum_of(fd)
+            finally:
+                os.close(fd)
+            shard.sums.put(name, value)
+        for number in numbers:
+            self._notes += PACKED.pack(number, value)
+
+    def take_notes(self) -> bytes:
+        """Checksums for the files of the batch, as :data:`~shrinkwrap.record.sums.PACKED` records."""
+        notes = bytes(self._notes)
+        self._notes.clear()
+        return notes
 
     def end_batch(self) -> dict[str, int]:
         # The listing of a shard is good for one batch only.
+        for shard in self._listed.values():
+            shard.sums.flush()
         self._listed.clear()
         return self._counts.take()
 
@@ -288,7 +343,9 @@ class Store:
             except FileNotFoundError:
                 break
             number += 1
-        self._listed.pop(shard, None)
+        listed = self._listed.pop(shard, None)
+        if listed is not None:
+            listed.sums.flush()
         self._overflow.pop(name, None)
 
     def _drop_changed(self, item: Item, check: Check) -> None:
@@ -338,7 +395,7 @@ class Store:
                 names = os.listdir(listing)
             finally:
                 os.close(listing)
-        found = self._listed[shard] = _Shard(names)
+        found = self._listed[shard] = _Shard(names, ShardSums(self._data, shard))
         return found
 
     def _derive(self, item: Item, sibling: str) -> None:
@@ -368,6 +425,7 @@ class Store:
                 os.close(fd)
             self._counts["adopted"] += 1
             self._place_all(item)
+            self._note_stored(item, self._listed.get(item.name[:2]) or self._list(item.name[:2]))
             return True
         return False
 

@@ -70,6 +70,7 @@ class Update:
         want: called for each object that is handed out.
         report: told of what the file system does not hold.
         warn: called with a line that people should read.
+        keep: told of the number of a file that is as it was, and of its checksum.
     """
 
     def __init__(
@@ -86,6 +87,7 @@ class Update:
         want: Callable[[], None],
         report: Report,
         warn: Callable[[str], None],
+        keep: Callable[[int, bytes], None],
     ) -> None:
         self._base = base
         self._tree = tree
@@ -98,6 +100,7 @@ class Update:
         self._want_object = want
         self._report = report
         self._warn = warn
+        self._keep = keep
         self._root = os.geteuid() == 0
         self._frames: list[_Frame] = []
         self._replacements = Spill(base.scratch)
@@ -197,7 +200,8 @@ class Update:
         assert content is not None
         self._placed += 1
         self._placed_bytes += content.size
-        if self._batcher.add(Item(self._names(node), content, node.path, Wanted(_meta(node), targets))):
+        wanted = Wanted(_meta(node), targets, (node.number,))
+        if self._batcher.add(Item(self._names(node), content, node.path, wanted)):
             self._want_object()
 
     def _symlink(self, node: Node, folder: int, name: bytes) -> None:
@@ -235,6 +239,13 @@ class Update:
             self._touch()
             self._replace(node, aside=False)
             self.counts["changed"] += 1
+        elif node.kind == FILE:
+            if old.sum:
+                self._keep(node.number, old.sum)
+            else:
+                # The store is asked: it has the file.
+                assert node.content is not None
+                self._batcher.add(Item(name, node.content, node.path, Wanted(_meta(node), (), (node.number,))))
 
     def _swap(self, old: Old, node: Node, old_walk: Prunable) -> None:
         """A directory takes the place of something else, or the other way round."""

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from shrinkwrap.cvmfs.digest import Digest
 from shrinkwrap.engine import batches as module
-from shrinkwrap.engine.batches import Batcher
+from shrinkwrap.engine.batches import Batcher, lane_of
 from shrinkwrap.engine.work import Item
 from shrinkwrap.snapshot.view import Content
 
@@ -24,21 +24,28 @@ def join(one: Item, two: Item) -> Item:
 
 
 class Batches(list[list[Item]]):
-    """What was emitted, and the batcher that did it."""
+    """What was emitted, and the batcher that did it. Whatever goes out is in order, and says its lanes."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.batcher = Batcher(self.append, join)
+        self.lanes: list[frozenset[int]] = []
+        self.batcher = Batcher(self._emit, join)
+
+    def _emit(self, batch: list[Item], lanes: frozenset[int]) -> None:
+        assert lanes == {lane_of(one.name) for one in batch}
+        for lane in lanes:
+            names = [one.name for one in batch if lane_of(one.name) == lane]
+            assert names == sorted(names)
+        self.append(batch)
+        self.lanes.append(lanes)
 
     def names(self) -> list[list[str]]:
         return [[one.name for one in batch] for batch in self]
 
 
-def shards(batch: list[Item]) -> set[str]:
-    return {one.name.partition("/")[0] for one in batch}
-
-
-names = st.builds(lambda shard, rest: f"{shard}/{rest}", st.sampled_from(["00", "0a", "ff"]), st.integers(0, 9))
+names = st.builds(
+    lambda folder, rest: f"{folder}/{rest}", st.sampled_from(["00", "07", "08", "0a", "f8", "ff"]), st.integers(0, 9)
+)
 
 
 @given(
@@ -47,7 +54,7 @@ names = st.builds(lambda shard, rest: f"{shard}/{rest}", st.sampled_from(["00", 
     st.integers(1, 30),
     st.integers(1, 9),
 )
-def test_every_object_goes_out_in_bounded_batches_of_one_shard_with_all_that_want_it(
+def test_every_object_goes_out_in_bounded_batches_of_one_lane_with_all_that_want_it(
     wanted: list[tuple[str, int]], most_items: int, most_bytes: int, most_waiting: int
 ) -> None:
     with pytest.MonkeyPatch.context() as patch:
@@ -60,8 +67,8 @@ def test_every_object_goes_out_in_bounded_batches_of_one_shard_with_all_that_wan
             before = len(out)
             assert out.batcher.add(item(name, size, (number,))) == (name not in waiting)
             waiting.add(name)
-            for batch in out[before:]:
-                assert len(shards(batch)) == 1
+            for batch, lanes in zip(out[before:], out.lanes[before:], strict=True):
+                assert len(lanes) == 1
                 waiting -= {one.name for one in batch}
             assert len(out) <= before + 1
             assert len(waiting) < max(most_waiting, 2)
@@ -69,7 +76,7 @@ def test_every_object_goes_out_in_bounded_batches_of_one_shard_with_all_that_wan
     for batch in out:
         assert batch
         assert len({one.name for one in batch}) == len(batch)
-        # A shard is below both bounds before its last object comes; what is left at the end goes out shard by shard.
+        # A lane is below both bounds before its last object comes; what is left at the end goes out lane by lane.
         assert len(batch) < 2 * most_items
     payloads = sorted(number for batch in out for one in batch for number in one.payload)
     assert payloads == list(range(len(wanted)))
@@ -78,44 +85,53 @@ def test_every_object_goes_out_in_bounded_batches_of_one_shard_with_all_that_wan
             assert all(wanted[number][0] == one.name for number in one.payload)
 
 
-def test_a_full_shard_goes_out_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_lane_is_eight_folders_and_every_folder_is_in_one() -> None:
+    lanes = [lane_of(f"{folder:02x}/x") for folder in range(256)]
+    assert lanes == [folder // 8 for folder in range(256)]
+    assert set(lanes) == set(range(module.LANES))
+
+
+def test_a_full_lane_goes_out_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "BATCH_ITEMS", 3)
     out = Batches()
-    for name in ("a/1", "b/1", "a/2", "b/2", "a/3"):
+    for name in ("07/1", "1b/1", "00/2", "1b/2", "03/3"):
         out.batcher.add(item(name))
-    assert out.names() == [["a/1", "a/2", "a/3"]]
+    assert out.names() == [["00/2", "03/3", "07/1"]]
+    assert out.lanes == [{0}]
     out.batcher.finish()
-    assert out.names()[1:] == [["b/1", "b/2"]]
+    assert out.names()[1:] == [["1b/1", "1b/2"]]
+    assert out.lanes[1:] == [{3}]
 
 
-def test_a_shard_with_many_bytes_goes_out_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_lane_with_many_bytes_goes_out_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "BATCH_BYTES", 100)
     out = Batches()
-    for name, size in (("a/1", 99), ("b/1", 100), ("a/2", 1)):
+    for name, size in (("a0/1", 99), ("b0/1", 100), ("a0/2", 1)):
         out.batcher.add(item(name, size))
-    assert out.names() == [["b/1"], ["a/1", "a/2"]]
+    assert out.names() == [["b0/1"], ["a0/1", "a0/2"]]
 
 
-def test_when_too_much_waits_the_fullest_shard_goes_out(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_when_too_much_waits_the_fullest_lane_goes_out(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "WAITING_ITEMS", 5)
     out = Batches()
-    for name in ("a/1", "b/1", "b/2", "c/1", "c/2"):
+    for name in ("a0/1", "b0/1", "b7/2", "c0/1", "c8/2"):
         out.batcher.add(item(name))
-    assert out.names() == [["b/1", "b/2"]]
-    out.batcher.add(item("a/2"))
+    assert out.names() == [["b0/1", "b7/2"]]
+    out.batcher.add(item("a0/2"))
     assert len(out) == 1
-    out.batcher.add(item("a/3"))
-    assert out.names()[1:] == [["a/1", "a/2", "a/3"]]
+    out.batcher.add(item("a0/3"))
+    assert out.names()[1:] == [["a0/1", "a0/2", "a0/3"]]
 
 
-def test_at_the_end_small_shards_go_out_together(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_at_the_end_small_lanes_go_out_together(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "BATCH_ITEMS", 4)
     out = Batches()
-    for name in ("c/1", "a/1", "b/1", "b/2", "d/1", "a/2"):
+    for name in ("c0/1", "a0/1", "b0/1", "b0/2", "d0/1", "a0/2"):
         out.batcher.add(item(name))
     assert out == []
     out.batcher.finish()
-    assert out.names() == [["a/1", "a/2", "b/1", "b/2"], ["c/1", "d/1"]]
+    assert out.names() == [["a0/1", "a0/2", "b0/1", "b0/2"], ["c0/1", "d0/1"]]
+    assert out.lanes == [{20, 22}, {24, 26}]
 
 
 def test_an_object_that_is_wanted_again_after_its_batch_went_out_goes_out_again(
@@ -123,19 +139,19 @@ def test_an_object_that_is_wanted_again_after_its_batch_went_out_goes_out_again(
 ) -> None:
     monkeypatch.setattr(module, "BATCH_ITEMS", 1)
     out = Batches()
-    assert out.batcher.add(item("a/1"))
-    assert out.batcher.add(item("a/1"))
-    assert out.names() == [["a/1"], ["a/1"]]
+    assert out.batcher.add(item("a0/1"))
+    assert out.batcher.add(item("a0/1"))
+    assert out.names() == [["a0/1"], ["a0/1"]]
 
 
 def test_after_the_end_a_batcher_begins_anew() -> None:
     out = Batches()
-    out.batcher.add(item("a/1"))
+    out.batcher.add(item("a0/1"))
     out.batcher.finish()
     out.batcher.finish()
-    assert out.batcher.add(item("a/1"))
+    assert out.batcher.add(item("a0/1"))
     out.batcher.finish()
-    assert out.names() == [["a/1"], ["a/1"]]
+    assert out.names() == [["a0/1"], ["a0/1"]]
 
 
 def test_an_object_that_very_many_want_goes_out_in_between() -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import stat
 import subprocess
-import tarfile
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +13,8 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from publish.publishing import CHUNKS, Place, differences, fill, source_records
 from support.filesystems import remove_tree, scratch_folder
+
+from shrinkwrap.errors import CorruptObject
 
 NAMES = st.one_of(
     st.sampled_from(
@@ -109,30 +110,16 @@ def test_an_export_of_a_published_tree_equals_the_tree(entries: list[tuple[Any, 
         assert place.publish(source).reason == "unchanged"
         assert place.publish(source, mirror=True).reason == "unchanged"
         archive = scratch / "x.tar"
-        pack(source, archive, tarfile.PAX_FORMAT)
+        pack(source, archive)
         again = place.publish(archive, mirror=True)
         assert (again.reason, again.catalogs) == ("unchanged", ())
         remove_tree(source)
 
 
-def pack(source: Path, archive: Path, kind: int) -> None:
-    """An archive with all that the source has; xattrs in pax headers."""
-    top = os.fsencode(source)
-
-    def attributes(info: tarfile.TarInfo) -> tarfile.TarInfo:
-        path = top + os.fsencode(info.name).removeprefix(b".")
-        status = os.lstat(path)
-        if kind == tarfile.PAX_FORMAT:
-            below = status.st_mtime_ns % 10**9
-            info.pax_headers["mtime"] = f"{status.st_mtime_ns // 10**9}.{below:09d}"
-            if info.isreg() or info.isdir():
-                for name in os.listxattr(path):
-                    value = os.getxattr(path, name)
-                    info.pax_headers["SCHILY.xattr." + name] = value.decode("utf-8", "surrogateescape")
-        return info
-
-    with tarfile.open(archive, "w", format=kind, encoding="utf-8", errors="surrogateescape") as out:
-        out.add(os.fsdecode(top), ".", filter=attributes)
+def pack(source: Path, archive: Path) -> None:
+    """An archive with all that the source has; what ustar has no room for is in pax headers."""
+    options = ["--format=pax", "--xattrs", "--xattrs-include=user.*"]
+    subprocess.run(["tar", "-C", source, *options, "-cf", archive, "."], check=True)
 
 
 @pytest.mark.parametrize("layout", ["gnu", "pax", "ustar", "v7"])
@@ -170,9 +157,7 @@ def test_compressed_archives_are_known_by_their_first_bytes(tool: str, place: Pl
         archive.write_bytes(data)
         assert place.publish(archive, mirror=True).reason == "unchanged"
     archive.write_bytes(packed[: len(packed) // 2])
-    from shrinkwrap.errors import CorruptObject
-
-    with pytest.raises(CorruptObject, match="cut short"):
+    with pytest.raises(CorruptObject, match="cut short|not a tar archive"):
         place.publish(archive, mirror=True)
 
 

@@ -132,6 +132,9 @@ class OpenFolderSink:
         self.may_fail("derive", item)
         self.sink.file(item).write_bytes(self.sink.content(made))
 
+    def take_notes(self) -> bytes:
+        return b""
+
     def end_batch(self) -> dict[str, int]:
         self.calls.append(("end_batch", b""))
         return {"calls": len(self.calls), "process": os.getpid()}
