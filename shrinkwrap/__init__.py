@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from shrinkwrap.errors import TrustError as TrustError
     from shrinkwrap.errors import UsageError as UsageError
     from shrinkwrap.errors import WarningsAreErrors as WarningsAreErrors
+    from shrinkwrap.errors import WorkerDied as WorkerDied
 
 __version__ = "0.1.0"
 
@@ -54,6 +55,7 @@ __all__ = [
     "TrustError",
     "UsageError",
     "WarningsAreErrors",
+    "WorkerDied",
     "__version__",
     "export",
 ]

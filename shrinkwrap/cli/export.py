@@ -139,11 +139,14 @@ def export(
     from shrinkwrap.cli.dry import table
     from shrinkwrap.cli.progress import Progress
     from shrinkwrap.spec.grammar import read_files
-    from shrinkwrap.tree.dry import dry_run
-    from shrinkwrap.tree.export import export as run_export
     from shrinkwrap.tree.place import LINK_MODES
     from shrinkwrap.tree.request import ExportRequest
 
+    # A run that finds nothing to do needs none of what the other way needs.
+    if dry:
+        from shrinkwrap.tree.dry import dry_run as run
+    else:
+        from shrinkwrap.tree.export import export as run
     if dry and adopt:
         raise UsageError("--dry-run cannot foresee what --adopt will find", hint="leave out one of them")
     if not dest:
@@ -196,7 +199,7 @@ def export(
     with Progress(period=period, quiet=quiet or as_json) as progress:
         for line in (*opt.notes(settings), *spec.warnings):
             progress.hooks.notice(line)
-        result = (dry_run if dry else run_export)(request, progress.hooks)
+        result = run(request, progress.hooks)
     result.notices[:0] = [*opt.notes(settings), *spec.warnings]
     if as_json:
         print_json({**result.to_json(), "exit_code": 0})

@@ -25,6 +25,7 @@ from shrinkwrap.publish.streams import ByteStream
 _BLOCK: Final = 512
 _ZEROS: Final = bytes(_BLOCK)
 _STEP: Final = 256 * limits.KIB
+_AHEAD: Final = 16 * limits.KIB
 #: Bytes of one pax header or long name: xattrs of one file come to 130 KB at most.
 _EXTENDED: Final = 1 * limits.MIB
 _LARGEST: Final = 1 << 62
@@ -81,14 +82,25 @@ class FileInput:
         self._identity = (info.st_dev, info.st_ino, info.st_size)
         self._mtime_ns = info.st_mtime_ns
         self._position = 0
+        self._buffer = b""
+        self._start = 0
 
     def read(self, count: int) -> bytes:
-        try:
-            data = os.pread(self._fd, count, self._position)
-        except OSError as exc:
-            raise UsageError(f"{show(self._name)}: the source cannot be read: {exc.strerror}") from None
+        at = self._position - self._start
+        data = self._buffer[at : at + count]
+        if len(data) < count:
+            data = self._fill(count)[:count]
         self._position += len(data)
         return data
+
+    def _fill(self, count: int) -> bytes:
+        """Read ahead as far as the next headers of small files."""
+        try:
+            self._buffer = os.pread(self._fd, max(count, _AHEAD), self._position)
+        except OSError as exc:
+            raise UsageError(f"{show(self._name)}: the source cannot be read: {exc.strerror}") from None
+        self._start = self._position
+        return self._buffer
 
     def content(self, size: int) -> Content:
         if self._position + size > self._size:
@@ -260,6 +272,9 @@ class _Reader:
 
     def _number(self, field: bytes, what: str) -> int:
         """Octal digits, or big-endian in base 256 with the first bit set."""
+        digits = field.strip(b" \0")
+        if digits.isdigit() and b"8" not in digits and b"9" not in digits:
+            return int(digits, 8)
         if field[0] & 0x80:
             number = (
                 int.from_bytes(field, "big", signed=True)

@@ -50,7 +50,7 @@ def parse_patterns(lines: Sequence[bytes]) -> Patterns:
         negative = text.startswith(b"!")
         text = text[1:].lstrip(b" \t") if negative else text
         shown = text.decode("utf-8", "backslashreplace")
-        if not text.startswith(b"/"):
+        if not text.startswith(b"/") and not negative:
             raise UsageError(f"pattern {shown!r}: not absolute", hint="it begins with a slash, such as /lcg/releases/*")
         if text in found[not negative]:
             raise UsageError(f"pattern {shown!r} is given with and without '!'")
@@ -102,6 +102,7 @@ class Nesting:
         self._merge = merge
         self._marker = marker
         self.made: list[bytes] = []
+        self._dissolved: dict[bytes, Mount] = {}
 
     def settle(self, patterns: Patterns | None, max_entries: int) -> None:
         """Find all catalogs, new ones too, and put each row into one of them.
@@ -161,14 +162,19 @@ class Nesting:
             if path and not mount.closed:
                 found = self._scratch.node(path + b"/" + MARKER)
                 if found is None or not stat.S_ISREG(found[0]):
-                    del merge.mounts[path]
+                    self._dissolved[path] = merge.mounts.pop(path)
         marked = self._db.execute(
             f"SELECT p1, p2 FROM node WHERE name = '{MARKER.decode()}' AND {IS_FILE}"  # noqa: S608
         ).fetchall()
         known = {mount.key for mount in merge.mounts.values()}
         for key in sorted(marked):
             if key not in known:
-                merge.add_mount(self._path(key)).closed = False
+                path = self._path(key)
+                # One that lost its marker a moment ago, and got another, is the same as before.
+                if (before := self._dissolved.pop(path, None)) is not None:
+                    merge.mounts[path] = before
+                else:
+                    merge.add_mount(path).closed = False
         self._db.execute("DELETE FROM mount")
         self._db.executemany(
             "INSERT INTO mount VALUES (?, ?, ?, ?)",

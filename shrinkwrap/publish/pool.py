@@ -9,10 +9,13 @@ import multiprocessing
 import multiprocessing.connection
 import os
 import signal
+import sys
 import threading
-from collections.abc import Callable
+import types
+from collections.abc import Callable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 from types import TracebackType
 from typing import Final, Self
 
@@ -95,7 +98,8 @@ class Workers:
             context = multiprocessing.get_context("spawn")
             self._executor = ProcessPoolExecutor(self._count, context, initializer=_start_worker)
         try:
-            self._out.add(self._executor.submit(store_batch, self._settings, batch))
+            with _without_main():
+                self._out.add(self._executor.submit(store_batch, self._settings, batch))
         except BrokenProcessPool:
             raise _broken() from None
         self._collect(_AHEAD * self._count)
@@ -115,10 +119,24 @@ class Workers:
                 return
 
 
+@contextmanager
+def _without_main() -> Iterator[None]:
+    """Processes that are started meanwhile do not run the caller's script again.
+
+    That is what spawned processes do to find the classes of ``__main__``; none of them is needed here, and not every
+    script is written with ``if __name__ == "__main__"``.
+    """
+    main = sys.modules["__main__"]
+    sys.modules["__main__"] = types.ModuleType("__main__")
+    try:
+        yield
+    finally:
+        sys.modules["__main__"] = main
+
+
 def _broken() -> ShrinkwrapError:
     return ShrinkwrapError(
-        "a worker process has died, or could not be started",
-        hint="see to memory; a script that publishes needs its code under 'if __name__ == \"__main__\":', or workers=1",
+        "a worker process has died, or could not be started", hint="see to memory and limits, or use fewer workers"
     )
 
 

@@ -366,7 +366,9 @@ class _Run:
             top = Tag("", root.digest, number, self._now, "", root.size, "")
         else:
             assert head is not None
-            top = Tag("", head.root_hash, head.revision, head.timestamp, "", head.root_size, "")
+            # Signing anew moves the manifest's time, not that of the revision.
+            trunk = next((one.timestamp for one in tags if one.name == histories.TRUNK), head.timestamp)
+            top = Tag("", head.root_hash, head.revision, trunk, "", head.root_size, "")
         names = [(options.tag, options.message)] if options.tag else []
         wanted = histories.next_tags(tags, top, new, names)
         certificate = storage.put(self._keyring.certificate_pem, "X", self._algorithm)

@@ -20,6 +20,7 @@ import secrets
 import shutil
 import zlib
 from contextlib import suppress
+from os import fsync
 from types import TracebackType
 from typing import Final, Self
 
@@ -118,7 +119,7 @@ class Storage:
             left = True
             if file.read(100) != boot or not boot:
                 # Objects from then on may be names without content.
-                self.distrust = os.fstat(file.fileno()).st_mtime_ns
+                self.distrust = max(1, os.fstat(file.fileno()).st_mtime_ns)
         for name in os.listdir(txn):
             if name != b"begun":
                 self._remove(txn + b"/" + name)
@@ -126,7 +127,7 @@ class Storage:
             with open(os.open(begun, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600), "wb") as file:
                 file.write(boot)
                 file.flush()
-                os.fsync(file.fileno())
+                fsync(file.fileno())
         os.mkdir(self.scratch, 0o700)
 
     def _remove(self, path: bytes) -> None:
@@ -208,11 +209,11 @@ class Storage:
             with open(fd, "wb") as file:
                 file.write(data)
                 file.flush()
-                os.fsync(fd)
+                fsync(fd)
             os.rename(temporary, self.path + b"/" + name.encode())
             folder = os.open(self.path, _DIRECTORY)
             try:
-                os.fsync(folder)
+                fsync(folder)
             finally:
                 os.close(folder)
         except OSError as exc:

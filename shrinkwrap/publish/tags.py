@@ -86,11 +86,15 @@ def next_tags(tags: Sequence[Tag], head: Tag, new_revision: bool, names: Iterabl
     if new_revision or TRUNK not in found:
         found[TRUNK] = head._replace(name=TRUNK, description=_DESCRIPTIONS[TRUNK])
     for name, description in names:
-        if name in found and found[name].hash != head.hash:
+        known = found.get(name)
+        if known is None:
+            found[name] = head._replace(name=name, description=description)
+        elif known.hash != head.hash:
             raise UsageError(
-                f"the tag {name!r} is that of revision {found[name].revision}", hint="a tag never moves; choose another"
+                f"the tag {name!r} is that of revision {known.revision}", hint="a tag never moves; choose another"
             )
-        found[name] = head._replace(name=name, description=description)
+        elif description:
+            found[name] = known._replace(description=description)
     return sorted(found.values(), key=lambda tag: (tag.revision, tag.name))
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any, Final, Self
 
 from shrinkwrap.cvmfs import limits
@@ -117,6 +117,7 @@ class Record:
         counts: what the tree holds: files, dirs, symlinks, bytes, and what was left out.
         tool: version of this tool.
         summary: key of the root catalog's summary; empty if there is none.
+        matched: entries that each line of the spec matches, by its text.
     """
 
     goal: Goal
@@ -127,6 +128,7 @@ class Record:
     counts: dict[str, int]
     tool: str
     summary: str = ""
+    matched: dict[bytes, int] = field(default_factory=dict)
 
     def to_bytes(self) -> bytes:
         value = {
@@ -139,6 +141,9 @@ class Record:
             "counts": dict(sorted(self.counts.items())),
             "tool": self.tool,
             "summary": self.summary,
+            "matched": {
+                line.decode("utf-8", "surrogateescape"): number for line, number in sorted(self.matched.items())
+            },
         }
         return json.dumps(value, indent=1, sort_keys=True).encode() + b"\n"
 
@@ -157,6 +162,10 @@ class Record:
                 counts={str(k): int(v) for k, v in value["counts"].items()},
                 tool=str(value["tool"]),
                 summary=str(value.get("summary", "")),
+                matched={
+                    str(line).encode("utf-8", "surrogateescape"): int(number)
+                    for line, number in value.get("matched", {}).items()
+                },
             )
         except _UNREADABLE:
             return None

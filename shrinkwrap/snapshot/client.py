@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from shrinkwrap.cvmfs.blacklist import Blacklist, read_blacklists
+from shrinkwrap.cvmfs.entry import show
 from shrinkwrap.cvmfs.history import parse_date
 from shrinkwrap.cvmfs.keys import MasterKey, read_keys
 from shrinkwrap.cvmfs.options import (
@@ -294,7 +295,7 @@ class _Values:
             data = read_regular(file, MAP_LIMIT)
         except OSError as exc:
             raise UsageError(
-                f"{self.origin(name)}: {name}: {file} cannot be read: {exc.strerror or exc}",
+                f"{self.origin(name)}: {name}: {show(os.fsencode(file))} cannot be read: {exc.strerror or exc}",
                 hint="create the map, or take the parameter out",
             ) from None
         return parse_owner_map(data, file)

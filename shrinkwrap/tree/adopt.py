@@ -32,6 +32,8 @@ if TYPE_CHECKING:
 
 #: Where the store of the original waits, in ours.
 OLD: Final = b"old"
+#: All that a first run of ours which was cut off may have left in its store; and what stands in the root of an ext4.
+BEGINNINGS: Final = frozenset({"lock", "store.json.new", "lost+found"})
 _GARBAGE: Final = ".garbage"
 _SHARD: Final = re.compile(r"[0-9a-f]{2}")
 #: What the original writes of a run (FORMAT.md §10.3).
@@ -48,7 +50,7 @@ _LABEL: Final = "security.selinux"
 
 def is_original(data: int) -> bool:
     """True if a folder holds what a store of the original holds, and nothing else but the beginnings of one of ours."""
-    names = set(_listed(data)) - {"lock", "store.json.new"}
+    names = set(_listed(data)) - BEGINNINGS
     for name in names:
         if name != "old" and name != _GARBAGE and _SHARD.fullmatch(name) is None:
             return False
@@ -91,13 +93,18 @@ def finish(base: Base, fqrn: str, *, changed: bool) -> None:
         changed: objects may have lost their last path since the last time.
     """
     folder = base.provenance(fqrn)
-    for name in _INFOS:
-        if _has(base, fqrn, os.fsdecode(name[1:])):
-            base.remove_file(folder + name)
-    if not _others(base, fqrn):
+    infos = [name for name in _INFOS if _has(base, fqrn, os.fsdecode(name[1:]))]
+    if any(True for _ in base.store.bases()):
+        # Other destinations of the original may wait for it, which only their links tell of.
+        if (changed or infos) and _prune(base):
+            _drop(base)
+    elif not _others(base, fqrn):
         _drop(base)
     elif changed:
         _prune(base)
+    # Last, because they say that this is still to be done.
+    for name in infos:
+        base.remove_file(folder + name)
 
 
 def told(counts: dict[str, int]) -> str:
@@ -135,8 +142,9 @@ def _drop(base: Base) -> None:
     base.adopting = False
 
 
-def _prune(base: Base) -> None:
-    """Remove the stored files that no path shows."""
+def _prune(base: Base) -> bool:
+    """Remove the stored files that no path shows. True if none is left."""
+    empty = True
     top = os.path.join(base.store.path, os.fsdecode(OLD))
     for shard in _folders(top):
         for folder in _folders(shard):
@@ -144,6 +152,9 @@ def _prune(base: Base) -> None:
                 for file in files:
                     if file.stat(follow_symlinks=False).st_nlink == 1 and not file.is_dir(follow_symlinks=False):
                         os.unlink(file.path)
+                    else:
+                        empty = False
+    return empty
 
 
 def _folders(place: str) -> Iterator[str]:

@@ -19,7 +19,9 @@ from shrinkwrap.snapshot.catalogs import ObjectKeeper
 from shrinkwrap.snapshot.repository import Accepted, Repository, Revision
 from shrinkwrap.snapshot.view import DIR, FILE, LINK, Node, View, ViewOptions
 from shrinkwrap.snapshot.walk import Walk
+from shrinkwrap.spec.grammar import Spec
 from shrinkwrap.tree.base import Base
+from shrinkwrap.tree.lines import LineCounts
 from shrinkwrap.tree.request import WARNINGS, ExportRequest, ExportResult
 
 #: Warnings that the error of --strict names.
@@ -144,8 +146,11 @@ def tally(node: Node, counts: dict[str, int]) -> bool:
     return True
 
 
-def as_recorded(result: ExportResult, record: Record) -> None:
+def as_recorded(result: ExportResult, record: Record, spec: Spec) -> None:
     """Nothing is new: what comes out is what the last export counted."""
+    lines = LineCounts(spec)
+    lines.take(record.matched)
+    result.lines = lines.to_json()
     result.counts.update((name, count) for name, count in record.counts.items() if name not in WARNINGS)
     result.report.counts.update((name, count) for name, count in record.counts.items() if name in WARNINGS)
 

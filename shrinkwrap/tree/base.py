@@ -7,8 +7,8 @@ Layout below the destination::
     .data/tmp/<run>/              everything that is being made; emptied by the next run
     .data/trash/                  directories that were moved aside
     .data/old/                    the store of the original, while it is taken over
-    .data/lock                    held while a run works on the store
-    .data/store.json              version of the store's layout
+    .data/lock                    held while a run works here
+    .data/store.json              version of the store's layout; where the store is, if elsewhere
     .provenance/<fqrn>/           record, intent, head seen last
     .provenance/.objects/         catalogs, histories and certificates as fetched, by digest
 """
@@ -29,7 +29,7 @@ from shrinkwrap.errors import DestinationError
 from shrinkwrap.snapshot.keep import KeepFolder
 from shrinkwrap.tree import adopt as adoption
 from shrinkwrap.tree.beneath import DIRECTORY, Folders
-from shrinkwrap.tree.storage import Storage, explain, read_description, remove_tree
+from shrinkwrap.tree.storage import Storage, explain, make_place, place_for, remove_tree
 
 __all__ = ["Base", "boot_id", "explain", "remove_tree"]
 
@@ -65,10 +65,16 @@ class Base:
     ) -> None:
         # A link that the user names as the destination is followed; beneath it none is.
         self.path = os.path.realpath(path)
+        place = place_for(self.path, store)
         self.run = f"{int(time.time())}-{os.getpid()}-{secrets.token_hex(3)}"
         self.tmp = b".data/tmp/" + self.run.encode()
         self.look = look
         self.adopting = False
+        self.fd = -1
+        self._store: Storage | None = None
+        self._storages: list[Storage] = []
+        if not look:
+            self._foresee(place, given=bool(store), adopt=adopt)
         try:
             if not look:
                 os.makedirs(self.path, exist_ok=True)
@@ -81,9 +87,8 @@ class Base:
             raise explain(exc, self.path) from None
         self.folders = Folders(self.fd)
         self._serial = 0
-        self._storages: list[Storage] = []
         try:
-            self._open(wait, adopt and not look, os.path.realpath(store) if store else "")
+            self._open(place, given=bool(store), adopt=adopt, wait=wait)
         except OSError as exc:
             self.close()
             raise explain(exc, self.path) from None
@@ -91,51 +96,96 @@ class Base:
             self.close()
             raise
 
-    def _open(self, wait: bool, adopt: bool, store: str) -> None:
-        data = os.path.join(self.path, ".data")
-        if self.look and not os.path.lexists(data):
-            # No run has been here; but one may have been at a store that others share.
-            self._store: Storage | None = None
-            if store and os.path.isdir(store):
-                self._storages.append(Storage(store, self.run, wait=wait, look=True))
-                self._store = self._storages[-1]
-            return
-        if not self.look:
-            self.make_folder(b".data", 0o700)
-        elsewhere = self._elsewhere(store if store != os.path.realpath(data) else "", given=bool(store))
-        own = Storage(data, self.run, wait=wait, look=self.look, adopt=adopt, store=not elsewhere)
-        self._storages.append(own)
-        if elsewhere:
-            if not self.look:
-                os.makedirs(elsewhere, exist_ok=True)
-            self._storages.append(Storage(elsewhere, self.run, wait=wait, look=self.look, adopt=adopt))
-        self._store = self._storages[-1]
+    def _foresee(self, place: str, *, given: bool, adopt: bool) -> None:
+        """What is refused is refused before anything is made. Raises DestinationError."""
+        try:
+            self._find(place, given=given, adopt=adopt)
+        except OSError as exc:
+            raise explain(exc, self.path) from None
+        finally:
+            self._release()
+
+    def _open(self, place: str, *, given: bool, adopt: bool, wait: bool) -> None:
         if self.look:
+            self._find(place, given=given, wait=wait)
             return
+        self.make_folder(b".data", 0o700)
+        own, elsewhere = self._find(place, given=given, adopt=adopt, wait=wait)
+        assert own is not None
+        self.store.begin()
         if elsewhere:
-            # Registered first: no garbage collection may come in between.
-            self._store.register(self.path)
-            own.describe({"store": elsewhere})
-        self.adopting = adoption.is_waiting(self._store)
+            # Before anything is put there: what it needs is no garbage.
+            self.store.register(self.path)
+            own.begin(elsewhere)
+        self.adopting = adoption.is_waiting(self.store)
         self.make_folder(b".provenance", 0o755)
         self.make_folder(b".provenance/.objects", 0o755)
 
-    def _elsewhere(self, wish: str, *, given: bool) -> str:
+    def _find(
+        self, place: str, *, given: bool, adopt: bool = False, wait: bool | None = None
+    ) -> tuple[Storage | None, str]:
+        """Open the store, and what the destination has of its own: that, and where the store is if not there.
+
+        Args:
+            wait: None: look only, and take no lock. What is not there is left out then, as with ``look``.
+        """
+        data = os.path.join(self.path, ".data")
+        look = self.look or wait is None
+
+        def opened(folder: str, *, shared: bool) -> Storage:
+            storage = Storage(folder, self.run, wait=wait, look=look, adopt=adopt, shared=shared)
+            self._storages.append(storage)
+            return storage
+
+        own = opened(data, shared=False) if os.path.lexists(data) else None
+        # Asked with the lock held: another run may have been the first.
+        elsewhere = self._elsewhere(own, place, given=given)
+        if not elsewhere:
+            self._store = own
+        elif not look or os.path.isdir(elsewhere):
+            if not look:
+                make_place(elsewhere)
+            self._store = opened(elsewhere, shared=True)
+        return own, elsewhere
+
+    def _elsewhere(self, own: Storage | None, wish: str, *, given: bool) -> str:
         """Where the store is, if not in the destination. What a destination was made with stays.
 
         Raises:
-            DestinationError: it was made with another store.
+            DestinationError: it was made with another store, or its store is not there.
         """
-        description = read_description(self.folders.fd(b".data"))
-        if description is None:
+        if own is None or own.description is None:
+            if wish and own is not None and own.is_original:
+                raise DestinationError(
+                    f"{own.path}: the store of cvmfs_shrinkwrap is here, not in {wish}",
+                    hint="leave out -y, or choose another destination",
+                )
             return wish
-        there = description.get("store", "")
-        if not isinstance(there, str) or (given and wish != there):
+        there = self._pointer(own.description)
+        if given and wish != there:
             raise DestinationError(
-                f"{self.path}: its store is {there or os.path.join(self.path, '.data')}, not {wish or '.data'}",
+                f"{self.path}: its store is {there or own.path}, not {wish or own.path}",
                 hint="leave out -y, or choose another destination",
             )
+        if there and not os.path.lexists(os.path.join(there, "store.json")):
+            raise DestinationError(
+                f"{there}: the store of {self.path} is not there",
+                hint=f"mount what it is on; if it is lost, remove {own.path}, and run with --repair",
+            )
         return there
+
+    def _pointer(self, description: dict[str, Any]) -> str:
+        """The store that a destination names, as a real path: a link may lead to where it was moved."""
+        there = description.get("store", "")
+        try:
+            if there == "" or (os.path.isabs(there) and b"\0" not in os.fsencode(there)):
+                return os.path.realpath(there) if there else ""
+        except (TypeError, ValueError):  # no text at all, or none that could be a path
+            there = description["store"]
+        raise DestinationError(
+            f"{self.path}/.data/store.json: {there!a} is no place for a store",
+            hint=f"remove {self.path}/.data, and run with --repair",
+        )
 
     @property
     def store(self) -> Storage:
@@ -252,8 +302,8 @@ class Base:
             os.close(fd)
 
     def clock(self) -> int:
-        """The file system's time, in nanoseconds: the one that ctimes are of."""
-        folder = self.folders.fd(self.tmp)
+        """The store's file system's time, in nanoseconds: the one that ctimes of stored files are of."""
+        folder = self.store.folders.fd(self.store.tmp)
         name = self.temporary()
         fd = os.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600, dir_fd=folder)
         try:
@@ -275,10 +325,14 @@ class Base:
 
     def close(self) -> None:
         """Remove the work folders and give the locks back. Idempotent."""
-        for storage in reversed(self._storages):
-            storage.close()
-        self._storages.clear()
+        self._release()
         self.folders.clear()
         if self.fd >= 0:
             os.close(self.fd)
             self.fd = -1
+
+    def _release(self) -> None:
+        for storage in reversed(self._storages):
+            storage.close()
+        self._storages.clear()
+        self._store = None

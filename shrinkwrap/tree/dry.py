@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Iterable
-from contextlib import ExitStack
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack, contextmanager
 from typing import Final
 
 from shrinkwrap.cvmfs.authz import refuse_protected
@@ -26,17 +26,18 @@ from shrinkwrap.spec.matcher import Matcher
 from shrinkwrap.tree.accounts import STATEMENT
 from shrinkwrap.tree.aim import as_recorded, check_request, find_snapshot, goal_of, nodes, refuse, tally
 from shrinkwrap.tree.base import Base, explain
-from shrinkwrap.tree.before import Before, Known, before, known, namer, nothing_new
+from shrinkwrap.tree.before import Before, before, namer
 from shrinkwrap.tree.beneath import DIRECTORY
 from shrinkwrap.tree.disk import DiskWalk, Names
 from shrinkwrap.tree.foresight import Foresight
 from shrinkwrap.tree.intents import doubtful_since
+from shrinkwrap.tree.known import Known, known, nothing_new
 from shrinkwrap.tree.lines import LineCounts
 from shrinkwrap.tree.marker import MARKER, with_marker
-from shrinkwrap.tree.place import Check
+from shrinkwrap.tree.place import Check, mode_of
 from shrinkwrap.tree.probe import Abilities, probe_unnamed
 from shrinkwrap.tree.request import ExportRequest, ExportResult, Hooks
-from shrinkwrap.tree.sink import mode_of
+from shrinkwrap.tree.storage import place_for
 
 #: Bytes over the network for each byte of a file whose content is stored compressed. Catalogs do not tell them; how it
 #: was chosen: docs/dry-run.md.
@@ -87,17 +88,21 @@ class _Dry:
         self.stack = stack
         self.fqrn = request.source.fqrn
         path = os.path.realpath(request.dest)
-        place = path
+        place, store = path, request.store
         if not os.path.lexists(path):
             # What is not there is an empty folder, elsewhere.
             place = os.path.join(scratch, "destination")
             os.mkdir(place)
-        self.base = Base(place, wait=request.wait, look=True, store=request.store)
+            store = place_for(path, request.store)
+        self.base = Base(place, wait=request.wait, look=True, store=store)
         stack.callback(self.base.close)
         self.result = ExportResult(self.fqrn, path, reason="dry-run", dry_run=True)
         self.result.counts.update(dict.fromkeys(PLANNED, 0))
-        self.abilities = self._abilities(path)
+        self.abilities = self._abilities(path, store)
         self.result.abilities = self.abilities.line()
+        mode = mode_of(request.link_mode, hardlinks=self.abilities.hardlinks, reflinks=self.abilities.reflinks)
+        if mode != request.link_mode:
+            self.notice(f"{path}: the file system has no {request.link_mode}s, using {mode}")
 
     def notice(self, line: str) -> None:
         self.result.notices.append(line)
@@ -178,7 +183,7 @@ class _Dry:
 
     def _unchanged(self, record: Record) -> ExportResult:
         self.result.reason = "unchanged"
-        as_recorded(self.result, record)
+        as_recorded(self.result, record, self.request.spec)
         self.result.bytes.update(to_fetch=0, download=0)
         return self.result
 
@@ -211,27 +216,18 @@ class _Dry:
 
     # -- the destination ---------------------------------------------------------------------------------------------
 
-    def _abilities(self, path: str) -> Abilities:
+    def _abilities(self, path: str, store: str) -> Abilities:
         """What the file system can do, as far as that shows without changing anything.
 
         Raises:
             OSError, DestinationError: nothing can be made there.
         """
+        stored = self.base.store.path if self.base.has_store else os.path.realpath(store) if store else ""
         place = path
-        while not os.path.lexists(place):
-            place = os.path.dirname(place)
-        if place == path and os.path.isdir(os.path.join(path, ".data")):
+        if os.path.isdir(os.path.join(path, ".data")):
             place = os.path.join(path, ".data")
-        try:
-            folder = os.open(place, DIRECTORY)
-        except NotADirectoryError:
-            raise DestinationError(
-                f"{path}: it, or something on the way to it, is not a folder", hint="choose another destination"
-            ) from None
-        try:
-            found = probe_unnamed(folder)
-        finally:
-            os.close(folder)
+        with _opened(place) as folder, _opened(stored or place) as whence:
+            found = probe_unnamed(folder, whence)
         if found is None:
             self.notice(f"{place}: the file system cannot be tried out without writing: taken for a usual one")
         return found or _USUAL
@@ -256,3 +252,21 @@ class _Dry:
         os.mkdir(folder)
         kept = KeepFolder(os.path.join(self.base.path, ".provenance", ".objects"), self.scratch)
         return KeepAbove(kept, KeepFolder(folder, self.scratch))
+
+
+@contextmanager
+def _opened(path: str) -> Iterator[int]:
+    """The folder, or the nearest above it that is there."""
+    place = path
+    while not os.path.lexists(place):
+        place = os.path.dirname(place)
+    try:
+        folder = os.open(place, DIRECTORY)
+    except NotADirectoryError:
+        raise DestinationError(
+            f"{path}: it, or something on the way to it, is not a folder", hint="choose another destination"
+        ) from None
+    try:
+        yield folder
+    finally:
+        os.close(folder)

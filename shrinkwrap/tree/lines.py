@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from shrinkwrap.cvmfs.catalog import NestedRef
 from shrinkwrap.cvmfs.entry import Entry
-from shrinkwrap.record.summary import Totals
 from shrinkwrap.snapshot.catalogs import CatalogStore
 from shrinkwrap.snapshot.view import Report
 from shrinkwrap.spec.grammar import Mode, Spec, resolve
@@ -49,11 +49,12 @@ class LineCounts:
                 self._empty.append(self._named)
             self._named = None
 
-    def take(self, total: Totals, report: Report) -> None:
-        """The numbers of a walk that was summed up: report lines that matched nothing."""
+    def take(self, matched: Mapping[bytes, int], report: Report | None = None) -> None:
+        """The numbers of a walk that was summed up, by the text of the line: report lines that matched nothing."""
         for number, line in enumerate(self._spec.lines):
-            self.matched[number] = total.matched.get(line.raw, 0)
-        self._report_unmatched(report)
+            self.matched[number] = matched.get(line.raw, 0)
+        if report is not None:
+            self._report_unmatched(report)
 
     def _report_unmatched(self, report: Report) -> None:
         for line, number, counted in zip(self._spec.lines, self.matched, self._counted, strict=True):

@@ -125,3 +125,12 @@ def _copy_piece(source: int, target: int, position: int, left: int) -> int:
     if not data:
         raise OSError(errno.EIO, "the stored file became shorter while it was copied")
     return os.pwrite(target, data, position)
+
+
+def mode_of(wish: str, *, hardlinks: bool, reflinks: bool) -> str:
+    """The link mode that a destination can do, nearest to what was asked for."""
+    if wish == HARDLINK and not hardlinks:
+        wish = REFLINK
+    if wish == REFLINK and not reflinks:
+        wish = COPY
+    return wish

@@ -89,10 +89,14 @@ def probe(base: Base) -> Abilities:
                     os.unlink(name, dir_fd=place)
 
 
-def probe_unnamed(folder: int) -> Abilities | None:
-    """Try out what can be tried without a name in the file system: nothing of the folder changes, not even its times.
+def probe_unnamed(folder: int, store: int | None = None) -> Abilities | None:
+    """Try out what can be tried without a name in the file system: nothing of a folder changes, not even its times.
 
-    Hard links need names: they are taken for possible.
+    Hard links need names: they are taken for possible if both folders are of one mount.
+
+    Args:
+        folder: descriptor of a folder for the tree.
+        store: of one for the stored files; None: the same.
 
     Returns:
         None where files without names are not supported.
@@ -100,26 +104,48 @@ def probe_unnamed(folder: int) -> Abilities | None:
     Raises:
         OSError: no file can be made there.
     """
-    flags = os.O_RDWR | os.O_TMPFILE | os.O_CLOEXEC
+    fd, whence = _unnamed(folder), folder if store is None else store
+    if fd < 0:
+        return None
     try:
-        fd = os.open(b".", flags, 0o600, dir_fd=folder)
+        stored = _unnamed(whence)
+        if stored < 0:
+            return None
+        try:
+            os.write(stored, b"x" * 4096)
+            return Abilities(
+                hardlinks=_mount(folder) == _mount(whence),
+                reflinks=_clones(stored, _unnamed(folder)),
+                xattrs=_xattrs(fd),
+                earliest=_first_held(fd, _EARLY),
+                latest=_first_held(fd, _LATE),
+                granularity=_granularity(fd),
+            )
+        finally:
+            os.close(stored)
+    finally:
+        os.close(fd)
+
+
+def _unnamed(folder: int) -> int:
+    """A file without a name; -1 where there are none."""
+    try:
+        return os.open(b".", os.O_RDWR | os.O_TMPFILE | os.O_CLOEXEC, 0o600, dir_fd=folder)
     except OSError as exc:
         # What a kernel or file system without them says.
         if exc.errno in (errno.EOPNOTSUPP, errno.EISDIR, errno.ENOENT, errno.EINVAL):
-            return None
+            return -1
         raise
-    try:
-        os.write(fd, b"x" * 4096)
-        return Abilities(
-            hardlinks=True,
-            reflinks=_clones(fd, os.open(b".", flags, 0o600, dir_fd=folder)),
-            xattrs=_xattrs(fd),
-            earliest=_first_held(fd, _EARLY),
-            latest=_first_held(fd, _LATE),
-            granularity=_granularity(fd),
-        )
-    finally:
-        os.close(fd)
+
+
+def _mount(folder: int) -> tuple[int, str]:
+    """What tells mounts apart: links do not lead from one to another, even of one file system."""
+    device = os.fstat(folder).st_dev
+    with suppress(OSError), open(f"/proc/self/fdinfo/{folder}", encoding="ascii") as lines:
+        for line in lines:
+            if line.startswith("mnt_id:"):
+                return device, line
+    return device, ""
 
 
 def _links(source: int, one: bytes, target: int, two: bytes) -> bool:

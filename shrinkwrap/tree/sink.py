@@ -16,9 +16,7 @@ from shrinkwrap.record.sums import PACKED
 from shrinkwrap.tree.adopt import candidates, has_xattrs, proves
 from shrinkwrap.tree.beneath import DIRECTORY, Folders, many_folders, open_beneath
 from shrinkwrap.tree.place import (
-    COPY,
     HARDLINK,
-    REFLINK,
     UNLINKABLE,
     Check,
     Counts,
@@ -562,12 +560,3 @@ def _same_bytes(one: int, two: int) -> bool:
         if not piece:
             return True
         position += len(piece)
-
-
-def mode_of(wish: str, *, hardlinks: bool, reflinks: bool) -> str:
-    """The link mode that a destination can do, nearest to what was asked for."""
-    if wish == HARDLINK and not hardlinks:
-        wish = REFLINK
-    if wish == REFLINK and not reflinks:
-        wish = COPY
-    return wish

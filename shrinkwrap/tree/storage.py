@@ -1,6 +1,6 @@
 """The store: stored files by name, one lock, the destinations that use it (docs/internals/store.md).
 
-It lies in ``<dest>/.data``, or elsewhere, where several destinations share it::
+It lies in ``<dest>/.data``, or elsewhere, where several destinations may share it::
 
     ab/…           stored files, one folder level
     tmp/<run>/     objects that are being made; emptied by the next run
@@ -8,7 +8,10 @@ It lies in ``<dest>/.data``, or elsewhere, where several destinations share it::
     old/           the store of the original, while it is taken over
     lock           held while a run works here
     store.json     version of the layout
-    bases/…        of a store elsewhere: the destinations that use it, a file each
+    bases/…        the destinations elsewhere that use it, a file each
+
+A destination whose store is elsewhere has ``lock``, ``tmp``, ``trash`` and a ``store.json`` that names the store in its
+``.data``.
 """
 
 from __future__ import annotations
@@ -19,6 +22,7 @@ import hashlib
 import json
 import os
 import shutil
+import stat
 from collections.abc import Iterator
 from contextlib import suppress
 from typing import Any, Final
@@ -55,65 +59,108 @@ def explain(error: OSError, where: str) -> DestinationError:
     )
 
 
+def place_for(base: str, wish: str) -> str:
+    """Where a destination is to have its store, as a real path; empty for the usual place in it.
+
+    Args:
+        base: real path of the destination, which need not be there.
+        wish: a folder, which need not be there either; empty: the usual one.
+
+    Raises:
+        DestinationError: no store can be there.
+    """
+    usual = os.path.join(base, ".data")
+    place = os.path.realpath(wish) if wish else usual
+    if place == usual or _same(place, usual):
+        return ""
+    common = os.path.commonpath((base, place))
+    if common in (base, place):
+        inside = "it lies in the destination" if common == base else "the destination lies in it"
+        raise DestinationError(
+            f"{place}: no place for the store of {base}: {inside}",
+            hint=f"leave it out, which means {usual}, or choose a folder outside",
+        )
+    there = place
+    while not os.path.lexists(there):
+        there = os.path.dirname(there)
+    if not os.path.isdir(there):
+        raise DestinationError(
+            f"{place}: it, or something on the way to it, is not a folder", hint="choose another place for the store"
+        )
+    return place
+
+
+def _same(one: str, two: str) -> bool:
+    """True for one folder under two names, as bind mounts give them."""
+    with suppress(OSError):
+        return os.path.samefile(one, two)
+    return False
+
+
 class Storage:
-    """An open store, locked for this run.
+    """An open store, locked for this run. Nothing but the lock is written before :meth:`begin`.
 
     Attributes:
         path: where it is.
         folders: descriptors beneath it.
         tmp: work folder of this run, relative to it; on the same file system as the stored files.
         look: open for reading only: nothing is made, cleaned or written, and the lock is shared.
+        description: what ``store.json`` says; None if there is none yet.
 
     Args:
         folder: a folder that is there.
         run: name of this run.
-        wait: wait for another run to end.
+        wait: wait for another run to end; None: take no lock, only to look at it for a moment.
         adopt: it may be one of the original, which is then taken over.
-        store: there are stored files here, not only the work folders of a destination whose store is elsewhere.
+        shared: it has to hold stored files; else it may also be a destination's folder that names a store elsewhere.
     """
 
     def __init__(
-        self, folder: str, run: str, *, wait: bool, look: bool = False, adopt: bool = False, store: bool = True
+        self, folder: str, run: str, *, wait: bool | None, look: bool = False, adopt: bool = False, shared: bool = False
     ) -> None:
         self.path = folder
         self.tmp = b"tmp/" + run.encode()
         self.look = look
+        self.description: dict[str, Any] | None = None
         self._run = run
-        self._adopt = adopt and not look
-        self._store = store
+        self._adopt = adopt
+        self._shared = shared
+        self._begun = False
         self._lock = -1
-        self.fd = os.open(folder, DIRECTORY)
+        try:
+            self.fd = os.open(folder, DIRECTORY)
+        except NotADirectoryError:
+            if os.path.islink(folder):
+                raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), folder) from None
+            raise
         self.folders = Folders(self.fd)
         try:
-            if look:
-                self._look(wait)
-            else:
-                self._prepare(wait)
+            # Before the lock, because its file would be put there; with it, because another first run may have begun.
+            self._check()
+            if wait is not None:
+                if look:
+                    self._look(wait)
+                else:
+                    self._take_lock(wait)
+                self._check()
         except BaseException:
             self.close()
             raise
 
-    def _prepare(self, wait: bool) -> None:
-        self._check_owner()
-        # Before the lock, because its file would be put there; with it, because another first run may have begun.
-        self._check_foreign()
-        self._take_lock(wait)
-        self._check_version()
+    def begin(self, store: str = "") -> None:
+        """Make what a run needs, and clear away what earlier ones left.
+
+        Args:
+            store: where the stored files are, if not here.
+        """
+        if self.description is None:
+            adoption.move_aside(self)
+            self._describe(store)
+        self._begun = True
         self.make_folder(b"tmp", 0o700)
         self._clean(b"tmp")
         self._clean(b"trash")
         self.make_folder(self.tmp, 0o700)
-
-    def _look(self, wait: bool) -> None:
-        """The checks of a run, with a lock that others who only look may hold too."""
-        self._check_owner()
-        self._check_foreign()
-        try:
-            fd = os.open(b"lock", os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=self.fd)
-        except FileNotFoundError:
-            return
-        self._lock = self._locked(fd, fcntl.LOCK_SH, wait)
-        self._check_version()
 
     @property
     def lock(self) -> tuple[int, ...]:
@@ -127,7 +174,35 @@ class Storage:
             os.mkdir(name, mode, dir_fd=self.folders.fd(parent))
         self.folders.fd(path)
 
+    @property
+    def is_original(self) -> bool:
+        """True if it is a store of the original, or what the move of one has left so far."""
+        return self.description is None and adoption.is_original(self.fd)
+
     # -- checks ------------------------------------------------------------------------------------------------------
+
+    def _check(self) -> None:
+        """Nothing is changed by it.
+
+        Raises:
+            DestinationError: it is not ours, or not one that we know.
+        """
+        self._check_owner()
+        self.description = read_description(self.fd)
+        if self.description is None:
+            self._check_foreign()
+            return
+        version = self.description.get("version")
+        if version != STORE_VERSION:
+            raise DestinationError(
+                f"{self.path}/store.json: layout version {version!r}, this release knows {STORE_VERSION}",
+                hint="use the release that made the store, or a newer one",
+            )
+        if self._shared and self.description.get("store"):
+            raise DestinationError(
+                f"{self.path} is no store: it is a folder of a destination whose store is elsewhere",
+                hint=f"the store is {self.description['store']}",
+            )
 
     def _check_owner(self) -> None:
         """Checked before anything is put there: a folder that is not ours may be open to others."""
@@ -139,10 +214,9 @@ class Storage:
             )
 
     def _check_foreign(self) -> None:
-        """Raises DestinationError for a store that is not ours. Nothing is changed in it."""
+        """Raises DestinationError for a folder without ``store.json`` that we did not begin."""
         names = set(os.listdir(self.path))
-        # A first run that was cut off may have left no more than these.
-        if "store.json" not in names and names - {"lock", "store.json.new"}:
+        if names - adoption.BEGINNINGS:
             original = adoption.is_original(self.fd)
             # With the folder "old" somebody has said already that it is to be taken over.
             if original and (self._adopt or "old" in names):
@@ -154,47 +228,53 @@ class Storage:
                 else "choose another destination, or move that folder away",
             )
 
-    def _check_version(self) -> None:
-        value = read_description(self.fd)
-        if value is None:
-            self._check_foreign()
-            if not self.look:
-                adoption.move_aside(self)
-                if self._store:
-                    self.describe({})
-            return
-        version = value.get("version")
-        if version != STORE_VERSION:
-            raise DestinationError(
-                f"{self.path}/store.json: layout version {version!r}, this release knows {STORE_VERSION}",
-                hint="use the release that made the store, or a newer one",
-            )
+    # -- small files -------------------------------------------------------------------------------------------------
 
-    def describe(self, more: dict[str, str]) -> None:
+    def _describe(self, store: str) -> None:
         """Write ``store.json``, durably."""
-        data = json.dumps({"version": STORE_VERSION, **more}).encode() + b"\n"
-        temporary = b"store.json.new"
+        said: dict[str, Any] = {"version": STORE_VERSION}
+        if store:
+            said["store"] = store
+        self._write(b"", b"store.json", json.dumps(said).encode() + b"\n")
+        # The folder itself may be new.
+        sync_path(os.path.dirname(self.path))
+        self.description = said
+
+    def _write(self, folder: bytes, name: bytes, data: bytes) -> None:
+        """Write a small file, durably, so that nobody sees half of it."""
+        temporary = name + b".new"
+        at = self.folders.fd(folder)
         with suppress(FileNotFoundError):
-            os.unlink(temporary, dir_fd=self.fd)
+            os.unlink(temporary, dir_fd=at)
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-        fd = os.open(temporary, flags, 0o644, dir_fd=self.fd)
+        fd = os.open(temporary, flags, 0o644, dir_fd=at)
         try:
-            os.write(fd, data)
+            view = memoryview(data)
+            while view:
+                view = view[os.write(fd, view) :]
             os.fsync(fd)
         finally:
             os.close(fd)
-        os.rename(temporary, b"store.json", src_dir_fd=self.fd, dst_dir_fd=self.fd)
-        self.sync_folder(b"")
+        os.rename(temporary, name, src_dir_fd=at, dst_dir_fd=at)
+        self.sync_folder(folder)
 
     def sync_folder(self, path: bytes) -> None:
         """Bring the names in one folder to disk."""
-        fd = os.open(b".", DIRECTORY, dir_fd=self.folders.fd(path) if path else self.fd)
+        fd = os.open(b".", DIRECTORY, dir_fd=self.folders.fd(path))
         try:
             os.fsync(fd)
         finally:
             os.close(fd)
 
     # -- lock --------------------------------------------------------------------------------------------------------
+
+    def _look(self, wait: bool) -> None:
+        """A lock that others who only look may hold too."""
+        try:
+            fd = os.open(b"lock", os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=self.fd)
+        except FileNotFoundError:
+            return
+        self._lock = self._locked(fd, fcntl.LOCK_SH, wait)
 
     def _take_lock(self, wait: bool) -> None:
         flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -223,37 +303,58 @@ class Storage:
 
     def register(self, base: str) -> None:
         """Note, durably, that a destination uses this store: what it needs is no garbage."""
-        self.make_folder(b"bases", 0o700)
-        folder = self.folders.fd(b"bases")
-        name = hashlib.sha256(os.fsencode(base)).hexdigest()[:32]
+        folder, data = b"bases", os.fsencode(base)
         try:
-            fd = os.open(
-                name, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600, dir_fd=folder
-            )
-        except FileExistsError:
-            return
-        try:
-            os.write(fd, os.fsencode(base))
-            os.fsync(fd)
-        finally:
-            os.close(fd)
-        self.sync_folder(b"bases")
+            self.folders.fd(folder)
+        except FileNotFoundError:
+            self.make_folder(folder, 0o700)
+            self.sync_folder(b"")
+        name = hashlib.sha256(data).hexdigest()[:32].encode()
+        if self._registered(name) != data:
+            self._write(folder, name, data)
 
     def bases(self) -> Iterator[str]:
-        """The destinations that are registered; none for a store that lies in its destination."""
+        """The destinations elsewhere that are registered, in no order that means anything.
+
+        Raises:
+            DestinationError: it cannot be told which one is meant.
+        """
         try:
             folder = self.folders.fd(b"bases")
         except FileNotFoundError:
             return
         listing = os.open(b".", DIRECTORY, dir_fd=folder)
         try:
-            names = sorted(os.listdir(listing))
+            names = sorted(os.fsencode(name) for name in os.listdir(listing))
         finally:
             os.close(listing)
         for name in names:
-            fd = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=self.folders.fd(b"bases"))
-            with os.fdopen(fd, "rb") as file:
-                yield os.fsdecode(file.read(_SMALL_FILE))
+            if name.endswith(b".new"):
+                continue  # of a run that was cut off before it did anything
+            data = self._registered(name)
+            if not data.startswith(b"/"):
+                raise DestinationError(
+                    f"{self.path}/bases/{os.fsdecode(name)}: does not name a destination",
+                    hint="remove the file; each destination notes itself again in its next run",
+                )
+            yield os.fsdecode(data)
+
+    def _registered(self, name: bytes) -> bytes:
+        """What a file of ``bases`` says; empty if there is none, or nothing that we wrote."""
+        try:
+            flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+            fd = os.open(name, flags, dir_fd=self.folders.fd(b"bases"))
+        except OSError as exc:
+            if exc.errno in (errno.ENOENT, errno.ELOOP, errno.ENXIO):
+                return b""
+            raise
+        try:
+            if not stat.S_ISREG(os.fstat(fd).st_mode):
+                return b""
+            data = os.read(fd, _SMALL_FILE)
+        finally:
+            os.close(fd)
+        return b"" if len(data) == _SMALL_FILE or b"\0" in data else data
 
     # -- the end -----------------------------------------------------------------------------------------------------
 
@@ -268,7 +369,7 @@ class Storage:
     def close(self) -> None:
         """Remove the work folder and give the lock back. Idempotent."""
         if self._lock >= 0:
-            if not self.look:
+            if self._begun:
                 with suppress(OSError):
                     self._clean(b"tmp")
                     self._clean(b"trash")
@@ -278,6 +379,28 @@ class Storage:
         if self.fd >= 0:
             os.close(self.fd)
             self.fd = -1
+
+
+def sync_path(folder: str) -> None:
+    """Bring the names in a folder to disk, if it may be read."""
+    with suppress(PermissionError):  # one that may only be searched is brought by the syncfs at the end of a run
+        fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            os.fsync(fd)
+        finally:
+            os.close(fd)
+
+
+def make_place(place: str) -> None:
+    """Make the folder of a store, with those above it that are not there, durably."""
+    missing = []
+    while not os.path.isdir(place):
+        missing.append(place)
+        place = os.path.dirname(place)
+    for path in reversed(missing):
+        with suppress(FileExistsError):
+            os.mkdir(path, 0o700 if path == missing[0] else 0o777)
+        sync_path(os.path.dirname(path))
 
 
 def read_description(folder: int) -> dict[str, Any] | None:

@@ -188,7 +188,7 @@ def test_what_the_sink_has_is_not_fetched(publisher: Publisher, sink: FolderSink
     batch = items(publisher, builder)
     Run(publisher, sink, [batch[b"/a"]])
     run = Run(publisher, sink, batch.values())
-    assert run.result == Result(2, 1, run.result.received, 3, [], run.result.counters)
+    assert run.result == Result(2, 1, run.result.received, 3, counters=run.result.counters)
     assert run.progress[0] == 2
     assert len(run.source.requests) == 1
 

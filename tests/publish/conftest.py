@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from publish.publishing import FQRN, Place
 
+from shrinkwrap.publish import storage
 from shrinkwrap.publish.keyring import open_keyring
 from shrinkwrap.publish.storage import Storage
 from shrinkwrap.tree.base import Base
@@ -16,6 +17,7 @@ from shrinkwrap.tree.base import Base
 def _no_waiting_for_the_disk(monkeypatch: pytest.MonkeyPatch) -> None:
     """Nothing here is about power cuts."""
     monkeypatch.setattr(Storage, "sync", lambda self: None)
+    monkeypatch.setattr(storage, "fsync", lambda fd: None)
     monkeypatch.setattr(Base, "sync", lambda self: None)
 
 

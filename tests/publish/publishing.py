@@ -41,8 +41,8 @@ class Place:
     def publish(self, source: Iterable[SourceEntry] | str | Path | None, **options: Any) -> Published:
         """Publish in this process, a second after the last time."""
         self.runs += 1
-        chosen = {"chunks": CHUNKS, "workers": 1, "now": NOW + self.runs, **options}
-        return publish(source, storage=self.storage, fqrn=FQRN, keys=self.keys, **chosen)
+        chosen = {"chunks": CHUNKS, "workers": 1, "now": NOW + self.runs, "keys": self.keys, **options}
+        return publish(source, storage=self.storage, fqrn=FQRN, **chosen)
 
     def check(self) -> Checked:
         """The storage held against the format."""

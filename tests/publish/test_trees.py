@@ -18,8 +18,7 @@ from shrinkwrap.errors import CorruptObject
 
 NAMES = st.one_of(
     st.sampled_from(
-        [b"a", b"b", b"-x", b" ", b"a b", b"*", b"[a]", b"\n", b"\xff\xfe", "é".encode(), "é".encode(), b"~", b"a-b"]
-        + [b"x" * 255, b".hidden", b"'\"", b"$(ARCH)", b"\\"]
+        [b"a", b"b", b"-x", b" ", b"*", b"[a]", b"\n", b"\xff\xfe", "é".encode(), b"~", b"x" * 255, b".hidden", b"\\"]
     ),
     st.binary(min_size=1, max_size=20).filter(
         lambda name: b"/" not in name and b"\0" not in name and name not in (b".", b"..")
@@ -89,7 +88,7 @@ def build(top: bytes, entries: list[tuple[Any, ...]]) -> None:
 
 
 @settings(
-    max_examples=25,
+    max_examples=20,
     deadline=None,
     suppress_health_check=list(HealthCheck),
     database=None,
@@ -157,7 +156,7 @@ def test_compressed_archives_are_known_by_their_first_bytes(tool: str, place: Pl
         archive.write_bytes(data)
         assert place.publish(archive, mirror=True).reason == "unchanged"
     archive.write_bytes(packed[: len(packed) // 2])
-    with pytest.raises(CorruptObject, match="cut short|not a tar archive"):
+    with pytest.raises(CorruptObject, match=r"cut short|not a tar archive"):
         place.publish(archive, mirror=True)
 
 

@@ -176,7 +176,8 @@ def test_a_record_of_another_version_is_none(version: Any) -> None:
 def test_a_record_that_lacks_anything_but_a_count_or_variable_is_none(way: tuple[str, ...]) -> None:
     read = Record.from_json(changed(as_json(record()), way, ...))
     optional = way[0] in ("variables", "counts") and len(way) == 2
-    defaulted = way[-1] in ("keep_suid", "share_mtime", "uid_map", "gid_map", "world_readable")
+    defaulted = way[-1] in ("keep_suid", "share_mtime", "uid_map", "gid_map", "world_readable", "summary")
+    optional = optional or way[0] == "matched"
     assert (read is not None) == (optional or defaulted)
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from shrinkwrap.tree.place import Counts, Meta, copy_content, set_file_meta
+from shrinkwrap.tree.place import COPY, HARDLINK, REFLINK, Counts, Meta, copy_content, mode_of, set_file_meta
 
 
 @pytest.mark.root
@@ -56,3 +56,26 @@ def test_a_copy_is_whole_with_and_without_the_kernels_help(
     with (tmp_path / "a").open("rb") as source, (tmp_path / "b").open("w+b") as target:
         assert copy_content(source.fileno(), target.fileno(), reflink=False) is False
     assert (tmp_path / "b").read_bytes() == content
+
+
+def test_the_link_mode_is_the_nearest_that_the_file_system_can_do() -> None:
+    able = {
+        (wish, links, clones): mode_of(wish, hardlinks=links, reflinks=clones)
+        for wish in (HARDLINK, REFLINK, COPY)
+        for links in (True, False)
+        for clones in (True, False)
+    }
+    assert able == {
+        (HARDLINK, True, True): HARDLINK,
+        (HARDLINK, True, False): HARDLINK,
+        (HARDLINK, False, True): REFLINK,
+        (HARDLINK, False, False): COPY,
+        (REFLINK, True, True): REFLINK,
+        (REFLINK, True, False): COPY,
+        (REFLINK, False, True): REFLINK,
+        (REFLINK, False, False): COPY,
+        (COPY, True, True): COPY,
+        (COPY, True, False): COPY,
+        (COPY, False, True): COPY,
+        (COPY, False, False): COPY,
+    }
