@@ -1,7 +1,7 @@
 """Publishing an archive of many files beside `tar x`, `sha1sum` and a C program that deflates at level 6.
 
     python benchmarks/ingest.py [--files 20000] [--median BYTES] [--folder DIR] [--rounds N] [--workers N]
-                                [--chunk MIN:AVG:MAX] [--compressed gz|zst] [--keep]
+                                [--chunk MIN:AVG:MAX] [--compressed gz|zst] [--no-reference]
 
 The archive has files of log-normal sizes, half text and half binary, some of them equal. In each round it is published
 into a fresh storage, then unpacked, hashed (`sha1sum`) and deflated (`pigz -6 -z` where there is one, else `gzip -6`),

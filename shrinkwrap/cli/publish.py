@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from rich.progress import Progress as Bars
 
     from shrinkwrap.cvmfs.owners import OwnerMap
-    from shrinkwrap.publish.publisher import Published
+    from shrinkwrap.publish.request import Published
 
 _EXAMPLES = """\b
 Examples:
@@ -194,7 +194,7 @@ class PublishProgress:
     """
 
     def __init__(self, *, period: float, quiet: bool) -> None:
-        from shrinkwrap.publish.publisher import PublishHooks
+        from shrinkwrap.publish.request import PublishHooks
 
         self._period = period
         self._quiet = quiet

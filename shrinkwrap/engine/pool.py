@@ -107,8 +107,8 @@ class Processes(Executor):
         """The next call for a process; None if it is to end, or is ``busy`` and there is none to spare."""
         with self._changed:
             if busy:
-                # Never one that a process with nothing to do is about to take.
-                return self._calls.popleft() if len(self._calls) > self._idle else None
+                # While another has nothing to do, what comes is for that one.
+                return self._calls.popleft() if self._calls and not self._idle else None
             self._idle += 1
             try:
                 self._changed.wait_for(lambda: self._calls or self._closed)

@@ -9,15 +9,15 @@ from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
     from shrinkwrap.publish.cut import ChunkLimits as ChunkLimits
-    from shrinkwrap.publish.publisher import Published as Published
-    from shrinkwrap.publish.publisher import PublishHooks as PublishHooks
     from shrinkwrap.publish.publisher import publish as publish
+    from shrinkwrap.publish.request import Published as Published
+    from shrinkwrap.publish.request import PublishHooks as PublishHooks
     from shrinkwrap.publish.source import SourceEntry as SourceEntry
 
 _HOMES: Final = {
     "ChunkLimits": "cut",
-    "PublishHooks": "publisher",
-    "Published": "publisher",
+    "PublishHooks": "request",
+    "Published": "request",
     "SourceEntry": "source",
     "publish": "publisher",
 }

@@ -17,10 +17,11 @@ from shrinkwrap.cvmfs.entry import show
 from shrinkwrap.cvmfs.owners import OwnerMap
 from shrinkwrap.cvmfs.xattr import pack_xattrs
 from shrinkwrap.errors import CorruptObject, DestinationError, UsageError
-from shrinkwrap.publish.cut import ChunkLimits, cuts
+from shrinkwrap.publish.cut import ChunkLimits
 from shrinkwrap.publish.objects import Piece, Stored
 from shrinkwrap.publish.pool import Workers
 from shrinkwrap.publish.scratch import Scratch
+from shrinkwrap.publish.slicing import Slicer
 from shrinkwrap.publish.source import FileRange, Source, SourceEntry, Stream
 
 #: Rows are sent to the database in such groups.
@@ -190,6 +191,7 @@ class Intake:
                 self.counts["symlinks"] += 1
                 if not entry.target or len(entry.target) > limits.LINK_TARGET or b"\0" in entry.target:
                     raise UsageError(f"{show(path)}: its link target has {len(entry.target)} bytes, or a NUL in it")
+                size = len(entry.target)
             elif kind in (stat.S_IFCHR, stat.S_IFBLK):
                 size = entry.rdev
                 self.counts["special"] += 1
@@ -386,7 +388,7 @@ class Intake:
         if isinstance(content, bytes) and len(content) != size:
             raise UsageError(f"{show(path)}: {len(content)} bytes of content, expected {size}")
         if sizes is not None and size > sizes.least:
-            _Cutter(content, size, ident, path).run(sizes, self._workers)
+            Slicer(content, size, ident, path).run(sizes, self._workers)
         elif isinstance(content, bytes | FileRange):
             self._workers.add(Piece(ident, -1, size, content, path))
         elif size < _SPOOL:
@@ -412,69 +414,6 @@ class Intake:
         if entry.content is not None and not isinstance(entry.content, bytes | FileRange):
             for start in range(0, entry.size, _STEP):
                 entry.content.read(min(_STEP, entry.size - start))
-
-
-class _Cutter:
-    """Cuts one file, reading it once in order; no more than one chunk is held."""
-
-    def __init__(self, content: bytes | FileRange | Stream, size: int, ident: int, path: bytes) -> None:
-        self._content = content
-        self._size = size
-        self._ident = ident
-        self._path = path
-        self._held = bytearray()
-        self._start = 0
-        self._fd = -1
-
-    def run(self, sizes: ChunkLimits, workers: Workers) -> None:
-        content = self._content
-        try:
-            if isinstance(content, FileRange):
-                try:
-                    self._fd = os.open(content.file, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOFOLLOW)
-                except OSError as exc:
-                    raise self._unreadable(exc) from None
-            for end in cuts(self._read, self._size, sizes):
-                length = end - self._start
-                whole = length == self._size
-                workers.add(Piece(self._ident, -1 if whole else self._start, length, self._chunk(length), self._path))
-                self._start = end
-        finally:
-            if self._fd >= 0:
-                os.close(self._fd)
-
-    def _read(self, offset: int, count: int) -> bytes:
-        content = self._content
-        if isinstance(content, bytes):
-            return content[offset : offset + count]
-        if isinstance(content, FileRange):
-            try:
-                data = os.pread(self._fd, count, content.start + offset)
-            except OSError as exc:
-                raise self._unreadable(exc) from None
-            if len(data) != count:
-                raise UsageError(f"{show(self._path)}: it changed while it was read")
-            return data
-        self._fill(content, offset + count - self._start)
-        return bytes(self._held[offset - self._start : offset - self._start + count])
-
-    def _fill(self, stream: Stream, length: int) -> None:
-        if len(self._held) < length:
-            self._held += stream.read(length - len(self._held))
-
-    def _chunk(self, length: int) -> bytes | FileRange:
-        content = self._content
-        if isinstance(content, bytes):
-            return content[self._start : self._start + length]
-        if isinstance(content, FileRange):
-            return content._replace(start=content.start + self._start)
-        self._fill(content, length)
-        data = bytes(self._held[:length])
-        del self._held[:length]
-        return data
-
-    def _unreadable(self, exc: OSError) -> UsageError:
-        return UsageError(f"{show(self._path)}: the source cannot be read: {exc.strerror}")
 
 
 def ancestors(path: bytes) -> list[bytes]:

@@ -10,16 +10,13 @@ import os
 import sqlite3
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass, field
-from typing import Any, Final
 
-from shrinkwrap.cvmfs import limits
 from shrinkwrap.cvmfs import manifest as manifests
 from shrinkwrap.cvmfs import whitelist as whitelists
-from shrinkwrap.cvmfs.digest import NAMES, SHA1, Digest, digest_of
-from shrinkwrap.cvmfs.entry import FLAG_FILE, UNCOMPRESSED, ZLIB, show
+from shrinkwrap.cvmfs.digest import SHA1, Digest, digest_of
+from shrinkwrap.cvmfs.entry import FLAG_FILE, UNCOMPRESSED, show
 from shrinkwrap.cvmfs.history import Tag
 from shrinkwrap.cvmfs.owners import OwnerMap
 from shrinkwrap.cvmfs.trust import check_fqrn
@@ -32,91 +29,29 @@ from shrinkwrap.publish.head import NewHead, read_head, renew_whitelist
 from shrinkwrap.publish.intake import Intake, IntakeOptions
 from shrinkwrap.publish.keyring import open_keyring
 from shrinkwrap.publish.merge import Merge
-from shrinkwrap.publish.nesting import MarkerFile, Nesting, Patterns, parse_patterns
+from shrinkwrap.publish.nesting import MarkerFile, Nesting, parse_patterns
 from shrinkwrap.publish.objects import store_bytes
 from shrinkwrap.publish.pool import Workers
+from shrinkwrap.publish.request import (
+    METAINFO,
+    TTL,
+    WHITELIST_DAYS,
+    Path,
+    Published,
+    PublishHooks,
+    PublishOptions,
+    check_metainfo,
+    check_number,
+    check_owner,
+    parse_algorithm,
+    parse_compression,
+    path_text,
+    repository_path,
+)
 from shrinkwrap.publish.scratch import Scratch
 from shrinkwrap.publish.source import Source
 from shrinkwrap.publish.storage import Storage
 from shrinkwrap.publish.write import CatalogWriter, Revision, Written
-
-TTL: Final = 240
-WHITELIST_DAYS: Final = 30.0
-_METAINFO: Final = b"{}\n"
-_COMPRESSIONS: Final = {"zlib": ZLIB, "none": UNCOMPRESSED}
-
-Path = str | os.PathLike[str]
-
-
-@dataclass(frozen=True, slots=True)
-class PublishHooks:
-    """Told how it gets on: lines for people, the name of the phase, counts so far."""
-
-    notice: Callable[[str], None] = lambda line: None
-    phase: Callable[[str], None] = lambda name: None
-    counts: Callable[[Counter[str]], None] = lambda counts: None
-
-
-@dataclass(slots=True)
-class Published:
-    """What a publication came to.
-
-    Attributes:
-        reason: ``published``: a new revision; ``signed``: the head was signed anew, with other tags, certificate or
-            metainfo; ``unchanged``: the source brought nothing new, only the whitelist was signed anew.
-        revision, root_hash, timestamp: of the head as it is now.
-        tags: names that were given to it.
-        public_key: file of the master public key: what readers need.
-        keys_made: key files that did not exist before.
-        catalogs: paths of the catalogs that are new or different.
-        counts, bytes: entries taken, objects stored, garbage collected.
-        notices: what people should know.
-    """
-
-    fqrn: str
-    storage: str
-    reason: str
-    revision: int
-    root_hash: str
-    timestamp: int
-    tags: tuple[str, ...]
-    public_key: str
-    keys_made: tuple[str, ...]
-    catalogs: tuple[str, ...]
-    counts: dict[str, int] = field(default_factory=dict)
-    bytes: dict[str, int] = field(default_factory=dict)
-    notices: list[str] = field(default_factory=list)
-
-    def to_json(self) -> dict[str, Any]:
-        return {"command": "publish", **asdict(self)}
-
-
-@dataclass(frozen=True, slots=True)
-class PublishOptions:
-    """What is asked for; :func:`publish` explains each."""
-
-    storage: str
-    fqrn: str
-    keys: str
-    base: bytes = b""
-    tag: str = ""
-    message: str = ""
-    algorithm: int | None = None
-    compression: int = ZLIB
-    chunks: ChunkLimits | None = None
-    patterns: Patterns | None = None
-    max_entries: int = 0
-    uids: OwnerMap | None = None
-    gids: OwnerMap | None = None
-    whiteouts: bool = False
-    delete: tuple[bytes, ...] = ()
-    mirror: bool = False
-    gc: bool = False
-    ttl: int | None = None
-    whitelist_days: float = WHITELIST_DAYS
-    workers: int = 1
-    metainfo: bytes | None = None
-    force: bool = False
 
 
 def publish(
@@ -186,30 +121,30 @@ def publish(
     Raises:
         ShrinkwrapError: see :mod:`shrinkwrap.errors`. Whatever it is, readers see the old revision as it was.
     """
-    folder = os.path.abspath(_text("storage", storage))
+    folder = os.path.abspath(path_text("storage", storage))
     if (uid is not None and uid_map is not None) or (gid is not None and gid_map is not None):
         raise UsageError("a number for all owners and a map of owners exclude each other", hint="leave out one of them")
     options = PublishOptions(
         storage=folder,
         fqrn=check_fqrn(fqrn),
-        keys=_text("keys", keys) if keys is not None else os.path.join(os.path.dirname(folder), "keys"),
+        keys=path_text("keys", keys) if keys is not None else os.path.join(os.path.dirname(folder), "keys"),
         base=repository_path("base directory", base_dir),
         tag=tag,
         message=message,
-        algorithm=_algorithm(hash),
-        compression=_compression(compression),
+        algorithm=parse_algorithm(hash),
+        compression=parse_compression(compression),
         chunks=chunks,
         patterns=parse_patterns([os.fsencode(one) for one in catalogs]) if catalogs else None,
-        max_entries=_number("max_entries", max_entries),
-        uids=uid_map if uid is None else OwnerMap((), _owner("uid", uid)),
-        gids=gid_map if gid is None else OwnerMap((), _owner("gid", gid)),
+        max_entries=check_number("max_entries", max_entries),
+        uids=uid_map if uid is None else OwnerMap((), check_owner("uid", uid)),
+        gids=gid_map if gid is None else OwnerMap((), check_owner("gid", gid)),
         whiteouts=whiteouts,
         delete=tuple(repository_path("--delete", one) for one in delete),
         mirror=mirror,
         gc=gc,
-        ttl=None if ttl is None else _number("ttl", ttl),
+        ttl=None if ttl is None else check_number("ttl", ttl),
         whitelist_days=whitelist_days,
-        workers=_number("workers", workers) or os.cpu_count() or 1,
+        workers=check_number("workers", workers) or os.cpu_count() or 1,
         metainfo=metainfo,
         force=force,
     )
@@ -224,7 +159,7 @@ def publish(
     if not 0 < whitelist_days < 36500:
         raise UsageError(f"whitelist_days: {whitelist_days:g} days, expected up to 100 years")
     if metainfo is not None:
-        _check_metainfo(metainfo)
+        check_metainfo(metainfo)
     with ExitStack() as stack:
         opened = stack.enter_context(Storage(folder, wait=wait))
         return _Run(opened, options, time.time() if now is None else now, hooks or PublishHooks(), stack).run(source)
@@ -426,7 +361,7 @@ class _Run:
         options, head = self._options, self._head
         if options.metainfo is None and head is not None and head.metainfo is not None:
             return head.metainfo
-        return self._storage.put(options.metainfo or _METAINFO, "M", self._algorithm)
+        return self._storage.put(options.metainfo or METAINFO, "M", self._algorithm)
 
     def _mark(self, roots: Iterable[Digest], certificate: Digest, history: Digest, metainfo: Digest) -> Marks:
         self._hooks.phase("gc")
@@ -474,59 +409,3 @@ def empty_digest(algorithm: int, compression: int) -> Digest:
     import zlib
 
     return digest_of(algorithm, b"" if compression == UNCOMPRESSED else zlib.compress(b""))
-
-
-def repository_path(what: str, path: str | bytes) -> bytes:
-    """A path in the repository: ``b""`` for the root, else with a slash in front and none at the end.
-
-    Raises:
-        UsageError: ``..`` or a NUL in it.
-    """
-    parts = [part for part in os.fsencode(path).split(b"/") if part not in (b"", b".")]
-    if any(part == b".." or b"\0" in part or len(part) > limits.NAME for part in parts):
-        raise UsageError(f"{what} {os.fsencode(path)!r:.300} is not a path in the repository")
-    return b"".join(b"/" + part for part in parts)
-
-
-def _algorithm(name: str) -> int | None:
-    if not name:
-        return None
-    if name not in NAMES:
-        raise UsageError(f"hash algorithm {name[:40]!r}: unknown", hint=f"one of {', '.join(NAMES)}")
-    return NAMES.index(name)
-
-
-def _compression(name: str) -> int:
-    if name not in _COMPRESSIONS:
-        raise UsageError(f"compression {name[:40]!r}: unknown", hint=f"one of {', '.join(_COMPRESSIONS)}")
-    return _COMPRESSIONS[name]
-
-
-def _number(what: str, number: int) -> int:
-    if not 0 <= number < 1 << 31:
-        raise UsageError(f"{what}: {number} is out of range")
-    return number
-
-
-def _owner(what: str, number: int) -> int:
-    if not 0 <= number < (1 << 32) - 1:
-        raise UsageError(f"{what}: {number} is no user or group number")
-    return number
-
-
-def _check_metainfo(text: bytes) -> None:
-    import json
-
-    try:
-        value = json.loads(text)
-    except (ValueError, RecursionError):
-        value = None
-    if not isinstance(value, dict) or len(text) > limits.METAINFO:
-        raise UsageError("the metainfo is not a JSON object", hint="FORMAT.md §7.3 lists the usual keys")
-
-
-def _text(what: str, path: Path) -> str:
-    text = os.fspath(path)
-    if not text or "\0" in text:
-        raise UsageError(f"{what}: {text!a} is not a path")
-    return text

@@ -41,6 +41,8 @@ def check_request(request: ExportRequest) -> None:
     check_fqrn(request.source.fqrn)
     if request.keep_suid and os.geteuid() != 0:
         raise UsageError("--keep-suid needs root: other users can give no file to its owner", hint="leave it out")
+    if request.workers < 0:
+        raise UsageError(f"{request.workers} workers make no sense", hint="1 or more, or 0 for one for each CPU")
     request.pin.check()
     open_source(request.source).close()
 

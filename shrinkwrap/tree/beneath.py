@@ -116,17 +116,28 @@ class Folders:
         if found is not None:
             self._fds.move_to_end(path)
             return found
-        found = open_beneath(self.root, path)
-        if self._lowest:
-            low = found
+        while True:
             try:
-                found = fcntl.fcntl(low, fcntl.F_DUPFD_CLOEXEC, self._lowest)
-            finally:
-                os.close(low)
+                found = self._open(path)
+                break
+            except OSError as exc:
+                # Others in this process may have taken what was free when the size was chosen.
+                if exc.errno != errno.EMFILE or not self._fds:
+                    raise
+                os.close(self._fds.popitem(last=False)[1])
         self._fds[path] = found
         if len(self._fds) > self._size:
             os.close(self._fds.popitem(last=False)[1])
         return found
+
+    def _open(self, path: bytes) -> int:
+        found = open_beneath(self.root, path)
+        if not self._lowest:
+            return found
+        try:
+            return fcntl.fcntl(found, fcntl.F_DUPFD_CLOEXEC, self._lowest)
+        finally:
+            os.close(found)
 
     def clear(self) -> None:
         """Forget all: needed after a folder was renamed."""

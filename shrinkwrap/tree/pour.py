@@ -23,6 +23,7 @@ from shrinkwrap.spec.matcher import Matcher
 from shrinkwrap.tree.aim import nodes, refuse, tally
 from shrinkwrap.tree.before import Before, before, namer
 from shrinkwrap.tree.disk import RecordWalk
+from shrinkwrap.tree.dropped import Drops
 from shrinkwrap.tree.intents import begin, drop_doubtful, end
 from shrinkwrap.tree.known import Known, by_record, decode
 from shrinkwrap.tree.lines import LineCounts
@@ -179,7 +180,8 @@ class Pour:
         dispatcher = Dispatcher(
             worker,
             Job(self.run.request.source, sink),
-            workers_for(self.run.request.workers),
+            # Of a file in the original's store several objects may be made: one process looks after all of them.
+            1 if self.run.base.adopting else workers_for(self.run.request.workers),
             lambda number: Processes(number, self.run.base.lock),
             lambda done: self._done(done, summing),
             progress=self.run.hooks.objects,
@@ -190,6 +192,8 @@ class Pour:
         # Whatever happens, the processes are gone before anything of theirs is cleaned up.
         self.run.stack.callback(dispatcher.close)
         batcher = Batcher(dispatcher.give, join)
+        drops = self._drops(old)
+        self.run.stack.callback(drops.close)
         update = Update(
             self.run.base,
             self.run.fqrn.encode(),
@@ -203,11 +207,13 @@ class Pour:
             report=self.run.result.report,
             warn=self.run.notice,
             keep=summing.keep,
+            dropped=drops.note,
         )
         try:
             self.run.hooks.phase("objects")
             wanted = nodes(walk, view, summing.show if summing.passes else self._shown(summing))
             update.apply(merge(old.stream, with_marker(wanted) if goal.marker else wanted), old.walk)
+            drops.finish()
             batcher.finish()
             dispatcher.finish()
             dispatcher.close()
@@ -222,6 +228,16 @@ class Pour:
             update.close()
             self._tell(update.counts)
             self._tell(store.end_batch())
+
+    def _drops(self, old: Before) -> Drops:
+        """What notes the stored files whose paths go."""
+        store, there = self.run.base.store, self._there
+        if there.record is not None and isinstance(old.walk, RecordWalk):
+            return Drops(store, namer(there.record.goal))
+        drops = Drops(store, None)
+        if there.tree or there.record is not None or there.intent is not None:
+            drops.lose()
+        return drops
 
     def _shown(self, summing: Summing) -> Callable[[Entry, Node], None]:
         """What happens to each entry that comes out, when all of them do."""

@@ -45,6 +45,8 @@ class Run:
     def notice(self, line: str) -> None:
         """Tell people, and remember it; a repository cannot make us say more than they would read."""
         said = len(self.result.notices)
+        if line in self.result.notices:
+            return  # each process finds out about a broken host for itself
         if said < _KEPT_NOTICES:
             self.result.notices.append(line)
             self.hooks.notice(line)

@@ -38,6 +38,29 @@ def name_of(content: str) -> bytes:
     return blake2b(content.encode(), digest_size=WIDTH).digest()
 
 
+def keep_only(data: int, shard: str, names: set[bytes]) -> None:
+    """Forget the checksums of all contents but these. Nothing is lost if it is cut off but checksums.
+
+    Args:
+        data: descriptor of the store.
+        names: see :func:`name_of`.
+    """
+    sums = ShardSums(data, shard)
+    known = sums.all()
+    if known.keys() <= names:
+        return
+    with suppress(FileNotFoundError):
+        folder = open_beneath(data, FOLDER)
+        try:
+            os.unlink(shard, dir_fd=folder)
+        finally:
+            os.close(folder)
+    for name, value in known.items():
+        if name in names:
+            sums.put(name, value)
+    sums.flush()
+
+
 class ShardSums:
     """The checksums of one folder's files; made for one batch.
 
@@ -56,10 +79,14 @@ class ShardSums:
 
     def get(self, name: bytes) -> bytes | None:
         """What is noted of a content."""
+        return self.all().get(name)
+
+    def all(self) -> dict[bytes, bytes]:
+        """What is noted of each content."""
         if self._known is None:
             self._known = dict(_RECORD.iter_unpack(self._read()))
             self._known.update(_RECORD.iter_unpack(bytes(self._fresh)))
-        return self._known.get(name)
+        return self._known
 
     def put(self, name: bytes, value: bytes) -> None:
         """Note a content's checksum; :meth:`flush` writes it."""

@@ -309,9 +309,15 @@ class Storage:
         except FileNotFoundError:
             self.make_folder(folder, 0o700)
             self.sync_folder(b"")
-        name = hashlib.sha256(data).hexdigest()[:32].encode()
+        name = _base_name(data)
         if self._registered(name) != data:
             self._write(folder, name, data)
+
+    def unregister(self, base: str) -> None:
+        """A destination uses this store no more."""
+        with suppress(FileNotFoundError):
+            os.unlink(_base_name(os.fsencode(base)), dir_fd=self.folders.fd(b"bases"))
+            self.sync_folder(b"bases")
 
     def bases(self) -> Iterator[str]:
         """The destinations elsewhere that are registered, in no order that means anything.
@@ -379,6 +385,11 @@ class Storage:
         if self.fd >= 0:
             os.close(self.fd)
             self.fd = -1
+
+
+def _base_name(base: bytes) -> bytes:
+    """Under which name a destination is noted."""
+    return hashlib.sha256(base).hexdigest()[:32].encode()
 
 
 def sync_path(folder: str) -> None:

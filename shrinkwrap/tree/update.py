@@ -71,6 +71,7 @@ class Update:
         report: told of what the file system does not hold.
         warn: called with a line that people should read.
         keep: told of the number of a file that is as it was, and of its checksum.
+        dropped: told of each file whose path goes or is replaced; of None where nobody knows how many there are.
     """
 
     def __init__(
@@ -88,6 +89,7 @@ class Update:
         report: Report,
         warn: Callable[[str], None],
         keep: Callable[[int, bytes], None],
+        dropped: Callable[[Old | None], None],
     ) -> None:
         self._base = base
         self._tree = tree
@@ -101,6 +103,7 @@ class Update:
         self._report = report
         self._warn = warn
         self._keep = keep
+        self._dropped = dropped
         self._root = os.geteuid() == 0
         self._frames: list[_Frame] = []
         self._replacements = Spill(base.scratch)
@@ -237,6 +240,8 @@ class Update:
                 self.counts["changed"] += 1
         elif not same:
             self._touch()
+            if old.kind == FILE:
+                self._dropped(old)
             self._replace(node, aside=False)
             self.counts["changed"] += 1
         elif node.kind == FILE:
@@ -254,8 +259,11 @@ class Update:
         if old.kind == DIR:
             # All that lies below goes aside with it.
             old_walk.prune()
+            self._dropped(None)
             self._replace(node, aside=True)
             return
+        if old.kind == FILE:
+            self._dropped(old)
         # The new directory grows beside the tree, and is moved to its place when all is there.
         self._staged += 1
         stage = self._base.tmp + b"/stage%d" % self._staged
@@ -279,6 +287,8 @@ class Update:
         place = self._place(old.path)
         self._deletions.append((place, old.kind == DIR))
         self.counts["removed"] += 1
+        if old.kind == FILE:
+            self._dropped(old)
         if old.kind == DIR:
             frame = _Frame(old.path, place, None, old)
             if old.info is not None and not self._root:

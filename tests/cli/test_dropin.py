@@ -186,7 +186,11 @@ ERRORS = [
     pytest.param(["-r", FQRN, "-d", "cvmfs"], "-d cvmfs", id="unknown destination"),
     pytest.param(["-r", FQRN, "-z", "dest.conf"], "-z dest.conf", id="-z"),
     pytest.param(["-r", FQRN, "--dest-config", "dest.conf"], "dest.conf", id="--dest-config"),
-    pytest.param(["-r", FQRN, "-y", "/elsewhere"], "-y /elsewhere", id="another store"),
+    pytest.param(["-r", FQRN, "-y", "taken"], "taken is not empty", id="a store that holds other things"),
+    pytest.param(["-r", FQRN, "-y", f"export/{FQRN}/store"], "it lies in the destination", id="a store in the tree"),
+    pytest.param(["-r", FQRN, "--dest-cache", "export"], "it lies in the destination", id="the tree as store"),
+    pytest.param(["-r", FQRN, "-y", "."], "the destination lies in it", id="a store above the destination"),
+    pytest.param(["-r", FQRN, "-y", f"{FQRN}.spec"], "is not a folder", id="a file as store"),
     pytest.param(["-r", FQRN, "-x", ""], "-x is empty", id="no destination"),
     pytest.param(["-r", FQRN, "-f", "cvmfs.conf:missing.local"], "missing.local", id="missing configuration"),
     pytest.param(["-r", FQRN, "-f", ""], "-f", id="empty configuration"),
@@ -209,6 +213,8 @@ def test_what_is_wrong_ends_with_one_clear_line_and_the_code_of_the_original(
     words: list[str], named: str, site: Site, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (site.folder / "root").mkdir()
+    (site.folder / "taken").mkdir()
+    (site.folder / "taken" / "thesis.tex").touch()
     monkeypatch.setattr("shrinkwrap.cli.options.CLIENT_ROOT", str(site.folder / "root"))
     server = f"CVMFS_SERVER_URL={site.server.repo(FQRN)}\n"
     keys = f"CVMFS_KEYS_DIR={site.repos}/keys\n"
@@ -415,6 +421,39 @@ def test_a_destination_of_the_original_is_taken_over_by_itself(site: Site) -> No
     assert site.differences("slide") == []
     assert values(result.out)["dataFilesDeduped"] > 0
     assert not (site.base / ".data" / "old").exists()
+
+
+def test_a_store_elsewhere_is_used_from_then_on_and_by_other_destinations_too(site: Site) -> None:
+    store = site.folder / "far" / "store"
+    site.export("-y", "far/store")
+    assert site.differences() == []
+    assert sorted(os.listdir(site.base / ".data")) == ["lock", "store.json", "tmp"]
+    assert store.is_dir()
+    for words in ([], ["-y", "far/store"], [f"--dest-cache={store}/"]):
+        assert values(site.export(*words).out)["dataFiles"] == 0
+    refused = site.export("-y", "another", code=1)
+    assert f"its store is {store}" in refused.err
+    assert not (site.folder / "another").exists()
+    one, site.base = site.base, site.folder / "second"
+    found = values(site.export("-yfar/store").out)
+    assert found["dataFiles"] == 0
+    assert found["dataFilesDeduped"] == found["cntFile"] > 0
+    assert site.differences() == []
+    assert {Path(file.read_text()) for file in (store / "bases").iterdir()} == {one, site.base}
+
+
+def test_a_store_elsewhere_of_the_original_is_taken_over_by_itself(site: Site) -> None:
+    site.spec(golden.spec_file("slide").read_text())
+    site.export()
+    contents, site.base = _contents(site, site.base), site.folder / "original"
+    build_original(site.base, Export(REV2, "slide"), contents)
+    (site.base / ".data").rename(site.folder / "cache")
+    site.config("cvmfs.local", (site.folder / "cvmfs.local").read_text() + "CVMFS_REPOSITORY_TAG=rev2\n")
+    result = site.export("-y", "cache")
+    assert re.search(r"taken over from the original: \d+ stored files; 0 fetched anew", result.err)
+    assert site.differences("slide", REV2) == []
+    assert not (site.folder / "cache" / "old").exists()
+    assert sorted(os.listdir(site.base / ".data")) == ["lock", "store.json", "tmp"]
 
 
 def _contents(site: Site, done: Path) -> Path:

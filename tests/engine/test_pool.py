@@ -91,6 +91,16 @@ def test_a_process_with_nothing_to_do_takes_what_another_has_no_time_for(shared:
     assert stuck.result(PATIENCE)
 
 
+@pytest.mark.parametrize("turn", range(5))
+def test_calls_that_come_together_are_spread_over_all_processes(turn: int, tmp_path: Path) -> None:
+    with Processes(3) as pool:
+        stuck = [pool.submit(calls.hang, str(tmp_path / str(number))) for number in range(3)]
+        more = [pool.submit(calls.echo, number) for number in range(3)]
+        until(lambda: len(list(tmp_path.iterdir())) == 3)
+        assert not any(future.done() for future in (*stuck, *more))
+        pool.shutdown(cancel_futures=True)
+
+
 def test_answers_come_as_they_are_ready(shared: Processes, tmp_path: Path) -> None:
     slow = shared.submit(calls.meet, str(tmp_path), "a", "b")
     quick = [shared.submit(calls.echo, number) for number in range(5)]

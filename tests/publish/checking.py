@@ -352,6 +352,7 @@ class _Checker:
         self.claim(kind == stat.S_IFREG or flags >> 8 == 0, f"{what}: bits 8 and up of the flags")
         self.claim(type(row["name"]) is bytes and type(row["symlink"]) is bytes, f"{what}: columns that are not text")
         self.claim(bool(row["symlink"]) == (kind == stat.S_IFLNK), f"{what}: link target")
+        self.claim(kind != stat.S_IFLNK or row["size"] == len(row["symlink"]), f"{what}: size of a link")
         self.claim(row["xattr"] is None or row["xattr"][:1] == b"\x01", f"{what}: xattrs")
         self.claim(row["mtimens"] is None or 0 <= row["mtimens"] < 10**9, f"{what}: nanoseconds")
         if path in nested:

@@ -88,7 +88,7 @@ def build(top: bytes, entries: list[tuple[Any, ...]]) -> None:
 
 
 @settings(
-    max_examples=20,
+    max_examples=12,
     deadline=None,
     suppress_health_check=list(HealthCheck),
     database=None,
