@@ -34,6 +34,8 @@ _FILES_PER_DIRECTORY = 5
 _FILES_PER_LINK = 300
 _PACKAGE = (100, 1900)
 _PATTERN = "/releases/*/*/*/*"
+#: Less than this is published by one process.
+_FEW = 1000
 _START = 1_700_000_000
 _SECOND = 1_000_000_000
 #: To be raised when the same recipe gives another repository.
@@ -71,6 +73,7 @@ class Repository:
         home: its folder in the cache; scratch for what is made from it.
         storage, key: for ``--storage`` and ``--key``.
         files, entries: in the tree; ``content`` bytes in the files.
+        unique: bytes of different contents; 0 if unknown.
         objects: to download, chunks counted one by one; ``stored`` bytes in them.
     """
 
@@ -81,6 +84,7 @@ class Repository:
     files: int
     entries: int
     content: int
+    unique: int
     objects: int
     stored: int
 
@@ -120,8 +124,6 @@ def obtain(recipe: Recipe, cache: str) -> Repository:
 
 def adopt(fqrn: str, storage: str, key: str, cache: str) -> Repository:
     """A repository that is there already. All objects in its storage count, also those of older revisions."""
-    from shrinkwrap.cli.main import run  # noqa: F401 - a broken installation shows here, not in a measurement
-
     home = os.path.join(cache, f"of-{fqrn}")
     os.makedirs(home, exist_ok=True)
     found = [size for _, size in _objects(storage)]
@@ -135,13 +137,13 @@ def adopt(fqrn: str, storage: str, key: str, cache: str) -> Repository:
     counts = json.loads(out.splitlines()[-1])["counts"]
     entries = counts["files"] + counts["dirs"] + counts["symlinks"]
     paths = (os.path.abspath(storage), os.path.abspath(key))
-    return Repository(fqrn, home, *paths, counts["files"], entries, counts["bytes"], len(found), sum(found))
+    return Repository(fqrn, home, *paths, counts["files"], entries, counts["bytes"], 0, len(found), sum(found))
 
 
 def _publish(recipe: Recipe, home: str) -> None:
     os.makedirs(home)
     storage = os.path.join(home, "srv", FQRN)
-    tally = {"files": 0, "entries": 1, "content": 0}  # the root directory is an entry
+    tally = {"files": 0, "entries": 1, "content": 0, "unique": 0}  # the root directory is an entry
     start = time.perf_counter()
     print(f"publishing {recipe.key} …", file=sys.stderr, flush=True)
     done = publish(
@@ -152,7 +154,11 @@ def _publish(recipe: Recipe, home: str) -> None:
         catalogs=[_PATTERN],
         whitelist_days=36_000,
         now=_START,
+        workers=1 if recipe.files < _FEW else 0,
     )
+    # Each nested catalog has a marker file, which nobody gave us.
+    for name in ("files", "entries"):
+        tally[name] += len(done.catalogs) - 1
     print(f"published in {time.perf_counter() - start:.1f} s", file=sys.stderr, flush=True)
     found = [size for _, size in _objects(storage)]
     facts = {**tally, "objects": len(found), "stored": sum(found), "key": done.public_key, "recipe": asdict(recipe)}
@@ -162,7 +168,7 @@ def _publish(recipe: Recipe, home: str) -> None:
 def _read(home: str) -> Repository:
     with open(os.path.join(home, "facts.json"), encoding="utf-8") as file:
         facts = json.load(file)
-    numbers = {name: facts[name] for name in ("files", "entries", "content", "objects", "stored")}
+    numbers = {name: facts[name] for name in ("files", "entries", "content", "unique", "objects", "stored")}
     return Repository(FQRN, home, os.path.join(home, "srv", FQRN), facts["key"], **numbers)
 
 
@@ -178,11 +184,16 @@ def _objects(storage: str) -> Iterator[tuple[str, int]]:
 
 
 def _counted(source: Iterable[SourceEntry], tally: dict[str, int]) -> Iterator[SourceEntry]:
+    seen: set[int] = set()
     for entry in source:
         tally["entries"] += 1
         if stat.S_ISREG(entry.mode):
             tally["files"] += 1
             tally["content"] += entry.size
+            known = hash(entry.content)
+            if known not in seen:
+                seen.add(known)
+                tally["unique"] += entry.size
         yield entry
 
 
@@ -203,7 +214,7 @@ def _locked(cache: str) -> Iterator[None]:
         yield
 
 
-# -- entries -------------------------------------------------------------------------------------------------------------
+# -- entries -----------------------------------------------------------------------------------------------------------
 
 
 def entries(recipe: Recipe) -> Iterator[SourceEntry]:
@@ -294,9 +305,9 @@ class _Contents:
 def _text(rng: random.Random) -> bytes:
     """Words of which few are frequent, on lines with some numbers: zlib at level 6 packs it about 2.2 : 1."""
     letters = b"etaoinshrdlucmfwypvbgkjqxz_ETAOIN0123456789"
-    words = [bytes(rng.choices(letters, k=rng.randint(2, 11))) for _ in range(12_000)]
-    weights = [1 / (rank + 60) for rank in range(len(words))]
-    drawn = rng.choices(words, weights, k=1_200_000)
+    words = [bytes(rng.choices(letters, k=rng.randint(2, 11))) for _ in range(4_800)]
+    weights = [1 / (rank + 28) for rank in range(len(words))]
+    drawn = rng.choices(words, weights, k=300_000)
     for index in range(0, len(drawn), 12):
         drawn[index] = b"\n    %d" % rng.randrange(1 << 24)
     return b" ".join(drawn)

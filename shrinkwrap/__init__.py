@@ -11,12 +11,16 @@ from typing import TYPE_CHECKING, Any, Final
 if TYPE_CHECKING:
     from shrinkwrap.api import Entry as Entry
     from shrinkwrap.api import ExportResult as ExportResult
+    from shrinkwrap.api import GcResult as GcResult
     from shrinkwrap.api import Hooks as Hooks
     from shrinkwrap.api import Repository as Repository
     from shrinkwrap.api import Snapshot as Snapshot
     from shrinkwrap.api import Spec as Spec
     from shrinkwrap.api import Tag as Tag
+    from shrinkwrap.api import VerifyResult as VerifyResult
     from shrinkwrap.api import export as export
+    from shrinkwrap.api import gc as gc
+    from shrinkwrap.api import verify as verify
     from shrinkwrap.errors import CatalogError as CatalogError
     from shrinkwrap.errors import CorruptObject as CorruptObject
     from shrinkwrap.errors import DestinationError as DestinationError
@@ -29,6 +33,7 @@ if TYPE_CHECKING:
     from shrinkwrap.errors import SpecError as SpecError
     from shrinkwrap.errors import TrustError as TrustError
     from shrinkwrap.errors import UsageError as UsageError
+    from shrinkwrap.errors import VerificationFailed as VerificationFailed
     from shrinkwrap.errors import WarningsAreErrors as WarningsAreErrors
     from shrinkwrap.errors import WorkerDied as WorkerDied
 
@@ -40,6 +45,7 @@ __all__ = [
     "DestinationError",
     "Entry",
     "ExportResult",
+    "GcResult",
     "Hooks",
     "Interrupted",
     "LockedError",
@@ -54,13 +60,32 @@ __all__ = [
     "Tag",
     "TrustError",
     "UsageError",
+    "VerificationFailed",
+    "VerifyResult",
     "WarningsAreErrors",
     "WorkerDied",
     "__version__",
     "export",
+    "gc",
+    "verify",
 ]
 
-_OF_API: Final = frozenset({"Entry", "ExportResult", "Hooks", "Repository", "Snapshot", "Spec", "Tag", "export"})
+_OF_API: Final = frozenset(
+    {
+        "Entry",
+        "ExportResult",
+        "GcResult",
+        "Hooks",
+        "Repository",
+        "Snapshot",
+        "Spec",
+        "Tag",
+        "VerifyResult",
+        "export",
+        "gc",
+        "verify",
+    }
+)
 
 
 def __getattr__(name: str) -> Any:

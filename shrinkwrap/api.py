@@ -24,10 +24,28 @@ from shrinkwrap.spec.grammar import Spec
 from shrinkwrap.spec.matcher import Matcher
 from shrinkwrap.tree.dry import dry_run as run_dry
 from shrinkwrap.tree.export import export as run_export
+from shrinkwrap.tree.findings import VerifyResult
+from shrinkwrap.tree.gc import GcResult
+from shrinkwrap.tree.gc import gc as run_gc
 from shrinkwrap.tree.place import HARDLINK, LINK_MODES
 from shrinkwrap.tree.request import ExportRequest, ExportResult, Hooks
+from shrinkwrap.tree.verify import VerifyRequest, Whence
+from shrinkwrap.tree.verify import verify as run_verify
 
-__all__ = ["Entry", "ExportResult", "Hooks", "Repository", "Snapshot", "Spec", "Tag", "export"]
+__all__ = [
+    "Entry",
+    "ExportResult",
+    "GcResult",
+    "Hooks",
+    "Repository",
+    "Snapshot",
+    "Spec",
+    "Tag",
+    "VerifyResult",
+    "export",
+    "gc",
+    "verify",
+]
 
 Path = str | os.PathLike[str]
 
@@ -264,6 +282,7 @@ def export(
     listing: Path | None = None,
     workers: int = 0,
     store: Path | None = None,
+    gc: bool = False,
     dry_run: bool = False,
     hooks: Hooks | None = None,
 ) -> ExportResult:
@@ -286,6 +305,7 @@ def export(
         store: folder of the store, where several destinations may share one; None: ``<dest>/.data``.
         workers: processes that bring objects; 1: none but this one, 0: one for each CPU.
         listing: write the listing of the export there, as lines of JSON.
+        gc: afterwards, remove what nothing needs any more, as :func:`gc` does.
         dry_run: touch nothing; the result tells what would be done (docs/dry-run.md).
         hooks: told how it gets on.
 
@@ -324,10 +344,103 @@ def export(
             store="" if store is None else _text("store", store),
             listing="" if listing is None else _text("listing", listing),
             strict=strict,
+            gc=gc,
         )
         result = (run_dry if dry_run else run_export)(request, hooks)
     result.notices[:0] = [*settings.remarks(), *spec.warnings]
     return result
+
+
+def verify(
+    dest: Path,
+    *repositories: str | Repository,
+    records: Path | None = None,
+    content: bool = False,
+    chain: bool = False,
+    repair: bool = False,
+    owners: bool = True,
+    workers: int = 0,
+    wait: bool = False,
+    keys: Sequence[Path] = (),
+    hooks: Hooks | None = None,
+) -> VerifyResult:
+    """Hold an export, a copy or a mounted image of one against its record: as ``shrinkwrap verify`` does.
+
+    Nothing is written but by ``repair``. Differences are no error here: ``result.ok`` tells, ``result.check()`` raises.
+
+    Args:
+        dest: the destination, which may be read-only.
+        repositories: names, or open repositories; none: all that there are records of.
+        records: the folder that ``.provenance`` is in, if it is not ``dest``.
+        content: read all files, and compare their checksums.
+        chain: follow the signatures, offline.
+        repair: fetch what is broken, and mend the tree: from the open repository, or from where the client
+            configuration of ``/etc/cvmfs`` says.
+        owners: compare owners; of a copy they may be others.
+        workers: processes that read files; 1: none but this one, 0: one for each CPU.
+        wait: wait for a run on the destination to end.
+        keys: files with master public keys, or folders of ``*.pub``, for repositories that are not open.
+        hooks: told how it gets on.
+
+    Raises:
+        DestinationError: there is no record, or something cannot be read. LockedError: a run is at work there. With
+        ``repair`` all that :func:`export` raises.
+    """
+    opened = {one.fqrn: one for one in repositories if isinstance(one, Repository)}
+    given = _texts("keys", keys)
+
+    def whence(fqrn: str) -> Whence:
+        repository = opened.get(fqrn)
+        if repository is not None:
+            trusted = repository._need_keys() if chain else repository._keys
+            return Whence(trusted, repository._blacklist, repository._source)
+        settings = client_settings(fqrn, ())
+        # A root hash that was taken unsigned is mended without any.
+        trusted = settings.master_keys(given) if chain or given or settings.keys else ()
+        return Whence(trusted, settings.blacklist(()), settings.source() if repair else None)
+
+    return run_verify(
+        VerifyRequest(
+            dest=_text("dest", dest),
+            repositories=tuple(one if isinstance(one, str) else one.fqrn for one in repositories),
+            records="" if records is None else _text("records", records),
+            content=content,
+            chain=chain,
+            repair=repair,
+            owners=owners,
+            workers=workers,
+            wait=wait,
+            whence=whence,
+        ),
+        hooks,
+    )
+
+
+def gc(
+    dest: Path,
+    *,
+    full: bool = False,
+    grace: float = 0,
+    dry_run: bool = False,
+    wait: bool = False,
+    forget: Sequence[Path] = (),
+) -> GcResult:
+    """Remove stored files, catalogs and summaries that no path and no record needs: as ``shrinkwrap gc`` does.
+
+    Args:
+        dest: a destination; of others that share its store nothing but stored files that they need no more goes.
+        full: look at all of the store, not only at what was dropped since the last time.
+        grace: seconds for which a stored file stays after it lost its last path.
+        dry_run: touch nothing; the result tells what would be removed.
+        wait: wait for another run on this destination to end.
+        forget: destinations that shared the store and are gone for good.
+
+    Raises:
+        DestinationError: no export was made there; a destination that shares the store cannot be reached; what is
+        needed cannot be told. LockedError: another run is at work. UsageError.
+    """
+    place = _text("dest", dest)
+    return run_gc(place, full=full, grace=grace, dry_run=dry_run, wait=wait, forget=_texts("forget", forget))
 
 
 def _variables(given: Mapping[str, str]) -> dict[bytes, bytes]:

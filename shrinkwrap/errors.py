@@ -10,7 +10,8 @@ Each class carries the exit code that the command line ends with; ``docs/exit-co
     ├── NetworkError           4   no server could be reached, or none answered in time
     ├── MissingObject          5   the servers answer, but all say that they do not have it
     ├── CorruptObject          6   the bytes do not fit their digest, size or format
-    │   └── CatalogError       6   a verified catalog says something that cannot be
+    │   ├── CatalogError       6   a verified catalog says something that cannot be
+    │   └── VerificationFailed 6   an export is not what its record says
     ├── SpecError              7   a specification file cannot be read as one
     ├── DestinationError       8   the destination cannot be written, is full, or is not ours
     ├── LockedError            9   another run is working on the same store
@@ -37,6 +38,7 @@ __all__ = [
     "SpecError",
     "TrustError",
     "UsageError",
+    "VerificationFailed",
     "WarningsAreErrors",
     "WorkerDied",
 ]
@@ -102,6 +104,10 @@ class CorruptObject(ShrinkwrapError):
 
 class CatalogError(CorruptObject):
     reason = "catalog"
+
+
+class VerificationFailed(CorruptObject):
+    reason = "differs"
 
 
 class SpecError(ShrinkwrapError):

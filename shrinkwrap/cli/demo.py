@@ -134,7 +134,7 @@ def _summary(demo: Demo, outcomes: list[Outcome]) -> Iterator[tuple[str, str]]:
                 f"  {one.name:<16}  {one.requests:>8}  {one.figures['fetched']:>8}"
                 f"  {size(one.figures['received_bytes']):>9}  {one.seconds:>4.1f} s",
             )
-    if by_name["export-nothing"]["fetched"] == 0 and outcomes[-1].requests == 1:
+    if last["fetched"] == 0 and next(one.requests for one in outcomes if one.name == "export-nothing") == 1:
         yield "", "  The last one asked for the signed manifest, and that was all it needed."
     yield "", ""
     yield "bold", "What it comes to"
@@ -174,6 +174,7 @@ COMMANDS: Final = (
     "shrinkwrap ls -r demo.example.org -f demo.conf -l /lcg/releases/Python",
     "shrinkwrap cat -r demo.example.org -f demo.conf --tag first /lcg/README.md",
     "shrinkwrap export -r demo.example.org -f demo.conf -t demo.spec -z export",
+    "shrinkwrap status export",
     "shrinkwrap serve srv",
 )
 

@@ -67,9 +67,7 @@ def parser() -> argparse.ArgumentParser:
     )
     add("-d", "--dest-type", default="posix", metavar="TYPE", help="kind of the destination (posix)")
     add("-x", "--dest-base", default="/export/cvmfs", metavar="DIR", help="destination (/export/cvmfs)")
-    add(
-        "-y", "--dest-cache", default="", metavar="DIR", help="store, which destinations may share (<base>/.data)"
-    )
+    add("-y", "--dest-cache", default="", metavar="DIR", help="store, which destinations may share (<base>/.data)")
     add("-z", "--dest-config", default="", metavar="FILE", help="an error: the destination has no configuration")
     add("-t", "--spec-file", default="", metavar="FILE", help="paths to export (<repo>.spec)")
     add(
@@ -86,7 +84,7 @@ def parser() -> argparse.ArgumentParser:
         metavar="SECONDS",
         help="between prints of the statistics; 0: none before the last (10)",
     )
-    add("-g", "--gc", action="store_true", help="collect garbage afterwards (not in this release)")
+    add("-g", "--gc", action="store_true", help="remove stored files that nothing needs any more")
     add("--version", action="version", version=f"shrinkwrap {__version__}")
     add("surplus", nargs="*", help=argparse.SUPPRESS)
     return made
@@ -149,8 +147,6 @@ def main(words: list[str]) -> None:
     for line in result.warnings()[len(result.notices) :]:
         say(f"warning: {line}")
     table.last(result)
-    if given.gc:
-        say("note: -g: garbage collection comes with a later release; nothing was collected")
 
 
 def _request(given: argparse.Namespace) -> tuple[ExportRequest, list[str]]:
@@ -189,6 +185,7 @@ def _request(given: argparse.Namespace) -> tuple[ExportRequest, list[str]]:
         blacklist=whence.blacklist(settings),
         marker=True,
         adopt=True,
+        gc=given.gc,
     )
     return request, [*opt.notes(settings), *spec.warnings]
 

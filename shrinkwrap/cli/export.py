@@ -15,7 +15,7 @@ _EXAMPLES = """\b
 Examples:
   shrinkwrap export -r sft.cern.ch --server http://stratum1.example.org/cvmfs/sft.cern.ch \\
       --key /etc/cvmfs/keys/cern.ch -t sft.cern.ch.spec -z /export/cvmfs
-  shrinkwrap export -r sft.cern.ch -f sft.cern.ch.config -t sft.cern.ch.spec -z /export/cvmfs -j 16
+  shrinkwrap export -r sft.cern.ch -f sft.cern.ch.config -t sft.cern.ch.spec -z /export/cvmfs -j 16 -g
   shrinkwrap export -r sft.cern.ch --server URL --proxy 'http://squid:3128;DIRECT' \\
       -t root.spec --tag LCG_105 --env CMTCONFIG=x86_64-el9-gcc13-opt -j 16
   shrinkwrap export -r sft.cern.ch --storage /srv/cvmfs/sft.cern.ch -t root.spec --json
@@ -102,6 +102,9 @@ def export(
         bool,
         typer.Option("--adopt", help="Take over a destination that cvmfs_shrinkwrap made; what can be proved is kept."),
     ] = False,
+    gc: Annotated[
+        bool, typer.Option("-g", "--gc", help="Afterwards, remove stored files that nothing needs any more.")
+    ] = False,
     repair: Annotated[
         bool, typer.Option("--repair", help="Compare with the disk instead of the record, and mend the tree.")
     ] = False,
@@ -136,6 +139,7 @@ def export(
     Nothing is trusted that no signature vouches for. A second run brings what changed; after any interruption the next
     run goes on from what is there.
     """
+    from shrinkwrap.cli import gc as garbage
     from shrinkwrap.cli.dry import table
     from shrinkwrap.cli.progress import Progress
     from shrinkwrap.spec.grammar import read_files
@@ -195,6 +199,7 @@ def export(
         blacklist=whence.blacklist(settings),
         strict=strict,
         listing=listing,
+        gc=gc,
     )
     with Progress(period=period, quiet=quiet or as_json) as progress:
         for line in (*opt.notes(settings), *spec.warnings):
@@ -208,6 +213,8 @@ def export(
         for line in result.warnings()[len(result.notices) :]:
             say(f"warning: {line}")
         for line in () if dry else progress.summary(result):
+            say(line)
+        for line in garbage.lines(result.garbage) if result.garbage is not None else ():
             say(line)
         for line in table(result) if dry else ():
             print(clean(line))

@@ -15,7 +15,8 @@ import typer
 from typer.core import TyperGroup
 
 from shrinkwrap import __version__
-from shrinkwrap.cli import cat, demo, export, info, ls, output, publish, serve, tags
+from shrinkwrap.cli import cat, demo, export, info, ls, output, publish, remove, serve, status, tags, verify
+from shrinkwrap.cli import gc as garbage
 from shrinkwrap.errors import DestinationError, Interrupted, ShrinkwrapError, UsageError
 
 #: What the option parser raises; which package that class comes from depends on the release of typer.
@@ -63,10 +64,14 @@ ls.register(app)
 cat.register(app)
 info.register(app)
 tags.register(app)
+status.register(app)
+verify.register(app)
+garbage.register(app)
+remove.register(app)
 publish.register(app)
 serve.register(app)
 demo.register(app)
-_NAMES = ("export", "ls", "cat", "info", "tags", "publish", "serve", "demo")
+_NAMES = ("export", "ls", "cat", "info", "tags", "status", "verify", "gc", "remove", "publish", "serve", "demo")
 
 
 def _version(value: bool) -> None:

@@ -243,9 +243,34 @@ def _export_again(demo: Demo) -> Done:
     return text, done
 
 
+def _verify(demo: Demo) -> Done:
+    with api.Repository(FQRN, config=[demo.at("demo.conf")]) as repository:
+        result = api.verify(demo.at("export"), repository, content=True, chain=True)
+    result.check()
+    (tree,) = result.repositories
+    assert tree.content is not None, "asked for"
+    assert tree.chain is not None, "asked for"
+    read = tree.content
+    text = (
+        f"{read['files']} files, {_mb(read['bytes'])} read as {read['inodes']} different ones: as recorded; signatures"
+        f" {tree.chain.message}"
+    )
+    return text, {"files": read["files"], "different_files": read["inodes"], "bytes": read["bytes"]}
+
+
 def _export_nothing(demo: Demo) -> Done:
     result, done = _export_into(demo)
     return f"{result.reason}: the tree is revision {result.revision}, and so is the signed head of the repository", done
+
+
+def _collect(demo: Demo) -> Done:
+    found = api.gc(demo.at("export"))
+    demo.notices += [line for line in found.notices if line not in demo.notices]
+    text = (
+        f"{found.objects} stored files, {_mb(found.bytes)}: the tree shows them no more;"
+        f" {found.kept_objects} catalogs of the first revision"
+    )
+    return text, {"removed_files": found.objects, "removed_bytes": found.bytes, "removed_catalogs": found.kept_objects}
 
 
 #: The tour. Each step finds what those before it made.
@@ -256,7 +281,9 @@ STEPS: Final[tuple[Step, ...]] = (
     Step("export", "export what demo.spec selects", _export),
     Step("publish-again", "publish a second revision", _publish_second),
     Step("export-again", "export again: what changed", _export_again),
+    Step("verify", "verify paths, contents and signatures", _verify),
     Step("export-nothing", "and again: nothing changed", _export_nothing),
+    Step("gc", "remove what no tree shows any more", _collect),
 )
 
 

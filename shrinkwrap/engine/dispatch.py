@@ -43,7 +43,11 @@ class Job:
 
     def shared_by(self, workers: int) -> Job:
         """The same with its part of the transfers in flight."""
-        return replace(self, source=replace(self.source, transfers=max(1, self.transfers // workers)))
+        most = min(max(self.source.most_transfers, self.transfers), MAX_TRANSFERS_PER_HOST)
+        share = replace(
+            self.source, transfers=max(1, self.transfers // workers), most_transfers=max(1, most // workers)
+        )
+        return replace(self, source=share)
 
 
 @dataclass(slots=True)

@@ -56,6 +56,8 @@ _STALE: Final = frozenset({pycurl.E_SEND_ERROR, pycurl.E_RECV_ERROR, pycurl.E_GO
 
 #: Attempts of one request that may be cut off by pauses of our own without being counted.
 _MAX_EXCUSED: Final = 3
+#: Seconds between decisions on whether more transfers would be of use.
+_LOOK: Final = 0.25
 #: Bytes that libcurl takes from a socket at a time.
 _BUFFER: Final = 128 * 1024
 #: Longest wait for the network before libcurl's own timers are looked after, in seconds.
@@ -151,8 +153,10 @@ class _Crew:
         self._bundle = ca_bundle() if network.uses_tls else ""
         self._no_cache = [f"{name}: {value}" for name, value in NO_CACHE.items()]
         self._multi: Any = pycurl.CurlMulti()
-        self._multi.setopt(pycurl.M_MAXCONNECTS, network.config.transfers)
-        self._multi.setopt(pycurl.M_MAX_HOST_CONNECTIONS, network.config.transfers)
+        self._transfers = network.config.transfers
+        self._most = max(network.config.most_transfers, self._transfers)
+        self._multi.setopt(pycurl.M_MAXCONNECTS, self._most)
+        self._multi.setopt(pycurl.M_MAX_HOST_CONNECTIONS, self._most)
         self._slots: list[_Slot] = []
         self._idle: list[_Slot] = []
         self._active: set[_Slot] = set()
@@ -169,11 +173,12 @@ class _Crew:
         exhausted = False
         waiting = self._waiting
         ready: list[Outcome] = []
-        transfers = self._config.transfers
+        transfers = self._transfers
         multi = self._multi
         perform, info_read = multi.perform, multi.info_read
         active = self._active
-        awake = time.monotonic()
+        awake = looked = time.monotonic()
+        waited = 0.0
         excused = False
         while True:
             while waiting and waiting[0][0] <= awake:
@@ -217,8 +222,16 @@ class _Crew:
             if not ready and (exhausted or len(active) + len(waiting) >= transfers):
                 if not active and not waiting:
                     return
+                asleep = time.monotonic()
                 self._wait(waiting[0][0] if waiting else None)
+                if len(active) >= transfers:
+                    waited += time.monotonic() - asleep
             awake = time.monotonic()
+            if transfers < self._most and awake - looked > _LOOK:
+                # With all that may be in flight in flight, it was the network that everybody waited for.
+                if waited > (awake - looked) / 2:
+                    transfers = self._transfers = min(self._most, transfers + transfers // 2 + 1)
+                looked, waited = awake, 0.0
             for mirrors in (self._network.mirrors, self._network.external):
                 if mirrors is not None and awake >= mirrors.reset_at:
                     mirrors.tick(awake)

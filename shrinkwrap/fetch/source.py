@@ -42,6 +42,8 @@ class SourceConfig:
         external_servers: URL prefixes for external files (FORMAT.md §1.4).
         external_proxies: the proxies to those.
         transfers: in flight at a time; at most :data:`MAX_TRANSFERS_PER_HOST`.
+        most_transfers: up to which their number grows while the network is what everybody waits for; a number below
+            ``transfers``: it does not grow.
         timeout_direct, timeout_proxy: seconds without and with a proxy: time to connect, and the window in
             which fewer than ``low_speed_limit`` bytes a second break a transfer off (FORMAT.md §8.3).
         low_speed_limit: bytes per second.
@@ -59,6 +61,7 @@ class SourceConfig:
     external_servers: tuple[str, ...] = ()
     external_proxies: str = "DIRECT"
     transfers: int = 16
+    most_transfers: int = 0
     timeout_direct: float = 10.0
     timeout_proxy: float = 5.0
     low_speed_limit: int = 1024
@@ -161,4 +164,5 @@ def _checked(config: SourceConfig, notice: Notice | None) -> SourceConfig:
         servers=tuple(check_server(expand(url, config.fqrn)) for url in config.servers),
         external_servers=tuple(check_server(expand(url, config.fqrn)) for url in config.external_servers),
         transfers=transfers,
+        most_transfers=min(max(transfers, config.most_transfers), MAX_TRANSFERS_PER_HOST),
     )

@@ -29,7 +29,7 @@ from shrinkwrap.cvmfs.owners import OwnerMap, parse_owner_map
 from shrinkwrap.cvmfs.parameters import unknown, why_ignored
 from shrinkwrap.cvmfs.trust import check_fqrn
 from shrinkwrap.errors import UsageError
-from shrinkwrap.fetch.source import SourceConfig
+from shrinkwrap.fetch.source import MAX_TRANSFERS_PER_HOST, SourceConfig
 from shrinkwrap.snapshot.configfiles import FOLDER, ConfigFiles, read_regular
 from shrinkwrap.snapshot.repository import Pin
 
@@ -205,6 +205,7 @@ class ClientSettings:
             external_servers=outside,
             external_proxies=outside_chain if outside else "DIRECT",
             transfers=transfers or defaults.transfers,
+            most_transfers=0 if transfers else MAX_TRANSFERS_PER_HOST,
             timeout_direct=timeout or (self.timeout_direct if configured else defaults.timeout_direct),
             timeout_proxy=timeout or self.timeout_proxy,
             low_speed_limit=self.low_speed_limit,

@@ -323,6 +323,11 @@ class Base:
                 raise OSError(code, os.strerror(code), self.path)
             done.add(device)
 
+    def empty_trash(self) -> None:
+        """Remove what was moved aside: stored files have links there, too. Raises OSError."""
+        for storage in self._storages:
+            storage.empty_trash()
+
     def close(self) -> None:
         """Remove the work folders and give the locks back. Idempotent."""
         self._release()

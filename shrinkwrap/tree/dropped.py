@@ -1,10 +1,10 @@
 """The log of dropped links: which stored files may have lost their last path since garbage was collected last.
 
-``dropped`` in the store: a first line, then the name of a stored file for each path that an update removes or replaces,
-and ``-`` for each run that changed a record. With it a collection looks at what was dropped instead of at everything. It
-is there only if it is known to be whole: a run that finds out what is there from the disk, a tree or destination that is
-removed, a disk that is full take it away; then, and after whatever else makes it doubtful, all of the store is looked at,
-which begins a new one. A run that is cut off needs no care: the next one of that repository asks the disk.
+``dropped`` in the store: a first line, then the name of a stored file for each path that an update removes or
+replaces, and ``-`` for each run that changed a record. With it a collection looks at what was dropped instead of at
+everything. It is there only if it is known to be whole. A run that finds out from the disk what is there takes it away,
+and so do a tree or a destination that is removed, and a full disk; then all of the store is looked at, which begins a
+new one. A run that is cut off needs no care: the next one of that repository asks the disk.
 """
 
 from __future__ import annotations
@@ -95,8 +95,13 @@ def forget(store: Storage) -> None:
 
 def is_empty(store: Storage) -> bool:
     """True if nothing was dropped since garbage was collected last, and no record changed."""
+    return empty_in(store.fd)
+
+
+def empty_in(store: int) -> bool:
+    """The same, of a store that is open as a folder. Raises OSError."""
     try:
-        return os.stat(LOG, dir_fd=store.fd, follow_symlinks=False).st_size == len(_FIRST)
+        return os.stat(LOG, dir_fd=store, follow_symlinks=False).st_size == len(_FIRST)
     except FileNotFoundError:
         return False
 

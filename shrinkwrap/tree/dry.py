@@ -102,7 +102,7 @@ class _Dry:
         self.result.abilities = self.abilities.line()
         mode = mode_of(request.link_mode, hardlinks=self.abilities.hardlinks, reflinks=self.abilities.reflinks)
         if mode != request.link_mode:
-            self.notice(f"{path}: the file system has no {request.link_mode}s, using {mode}")
+            self.notice(f"{path}: no {request.link_mode}s from the store are possible there, using {mode}")
 
     def notice(self, line: str) -> None:
         self.result.notices.append(line)

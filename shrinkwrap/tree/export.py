@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from contextlib import ExitStack
 
+from shrinkwrap.errors import DestinationError
 from shrinkwrap.fetch.source import open_source
 from shrinkwrap.fetch.types import FetchStats, Source
 from shrinkwrap.record.record import Goal, Record, SeenHead, key_ring
@@ -45,6 +46,8 @@ class _Export(Run):
         try:
             result = self.go()
             self._end_adoption()
+            if self.request.gc:
+                self._collect_garbage()
             return result
         except OSError as exc:
             error = explain(exc, self.request.dest)
@@ -63,13 +66,31 @@ class _Export(Run):
                 self.notice(adopt.told(self.result.counts))
             adopt.finish(self.base, self.fqrn, changed=changed)
 
+    def _collect_garbage(self) -> None:
+        """The export is done, whatever comes of this."""
+        from shrinkwrap.tree import dropped
+
+        if self.result.reason == "unchanged" and dropped.is_empty(self.base.store):
+            return
+        from shrinkwrap.tree.gc import collect
+
+        self.hooks.phase("gc")
+        try:
+            self.result.garbage = collect(self.base)
+        except (DestinationError, OSError) as exc:
+            told = explain(exc, self.base.store.path) if isinstance(exc, OSError) else exc
+            self.notice(f"garbage was not collected: {told.message}" + (f" ({told.hint})" if told.hint else ""))
+        else:
+            for line in self.result.garbage.notices:
+                self.notice(line)
+
     def go(self) -> ExportResult:
         request, base, result = self.request, self.base, self.result
         abilities = probe(base)
         result.abilities = abilities.line()
         link_mode = mode_of(request.link_mode, hardlinks=abilities.hardlinks, reflinks=abilities.reflinks)
         if link_mode != request.link_mode:
-            self.notice(f"{base.path}: the file system has no {request.link_mode}s, using {link_mode}")
+            self.notice(f"{base.path}: no {request.link_mode}s from the store are possible there, using {link_mode}")
         there = known(base, self.fqrn, repair=request.repair, adopt=request.adopt)
 
         self.hooks.phase("head")

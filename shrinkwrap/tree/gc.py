@@ -1,9 +1,9 @@
 """Garbage collection: stored files that no path shows and nothing else needs (docs/gc.md, docs/internals/store.md).
 
 Two ways to the candidates: the log of dropped links, which costs as much as was dropped, or all of the store, where
-there is no such log. A candidate is a stored file that no path shows (one link, which is its name in the store); it goes
-unless an export needs it that has copies instead of links, or was cut off. Killed at any instant, a collection has
-removed less than it would have.
+there is no such log. A candidate is a stored file that no path shows (one link, which is its name in the store); it
+goes unless an export needs it that has copies instead of links, or was cut off. Killed at any instant, a collection
+has removed less than it would have.
 """
 
 from __future__ import annotations
@@ -24,7 +24,8 @@ from shrinkwrap.tree.base import Base, explain
 from shrinkwrap.tree.beneath import DIRECTORY, open_beneath
 from shrinkwrap.tree.buckets import SHARDS, Buckets
 from shrinkwrap.tree.needs import Wanted, WantedOfShard, needs, users, uses
-from shrinkwrap.tree.shardsums import keep_only, name_of
+from shrinkwrap.tree.records import Records
+from shrinkwrap.tree.shardsums import keep_only, name_of, number_of_sums
 from shrinkwrap.tree.sink import MAX_OVERFLOW
 from shrinkwrap.tree.storage import Storage
 from shrinkwrap.tree.unreached import reached, sweep
@@ -32,8 +33,8 @@ from shrinkwrap.tree.unreached import reached, sweep
 _NS: Final = 10**9
 #: Later than all times of a file system.
 _NEVER: Final = 1 << 100
-#: Of an overflow file, as the store numbers them; none for the first file.
-_NUMBER: Final = re.compile(r"([1-9][0-9]{0,4})?")
+#: Of an overflow file, as the store numbers them.
+_NUMBER: Final = re.compile(r"[1-9][0-9]{0,3}")
 
 
 @dataclass(slots=True)
@@ -208,6 +209,8 @@ class _Collection:
 
     def go(self, without: Sequence[str], *, full: bool) -> GcResult:
         result, store = self.result, self._store
+        if not self._base.look:
+            self._base.empty_trash()
         result.bases = users(store, self._base.path, without)
         needing = needs(result.bases, counted=self._dry or self._links_are_counted())
         result.full = full or not dropped.read(store, self._look_at)
@@ -224,6 +227,8 @@ class _Collection:
                 self._drop_sums()
             dropped.begin(store, self._names_of_young())
         self._sweep_records()
+        if not self._dry:
+            strike_off_empty(self._base)
         return result
 
     def _links_are_counted(self) -> bool:
@@ -255,21 +260,10 @@ class _Collection:
 
     def _look_at_all(self) -> None:
         for shard in SHARDS:
-            highest: dict[str, int] = {}
-            numbers: dict[str, int] = {}
-            found: set[str] = set()
-            for entry in _entries(self._store, shard):
-                rest, _, number = entry.name.partition("~")
-                if dropped.STORED.fullmatch(rest) is None or not _NUMBER.fullmatch(number):
-                    continue
-                highest[rest] = max(highest.get(rest, 0), int(number or 0))
-                numbers[rest] = numbers.get(rest, 0) + 1
-                if entry.stat(follow_symlinks=False).st_nlink == 1:
-                    found.add(rest)
-            # Where a number is missing those after it would not be found.
-            found.update(rest for rest, number in highest.items() if numbers[rest] != number + 1)
-            for rest in found:
-                self._candidates.add(shard, b"%s %d\n" % (rest.encode(), highest[rest]))
+            with _listed(self._store, shard) as (folder, names):
+                found = _without_links(folder, names)
+            for rest, highest in found.items():
+                self._candidates.add(shard, b"%s %d\n" % (rest.encode(), highest))
 
     # -- removal -----------------------------------------------------------------------------------------------------
 
@@ -314,10 +308,12 @@ class _Collection:
             os.unlink(_numbered(rest, number), dir_fd=folder)
 
     def _drop_sums(self) -> None:
-        """Checksums of contents that are stored no more."""
+        """Checksums of contents that are stored no more, in folders where there must be some."""
         for shard in SHARDS:
-            contents = {f"{shard}/{entry.name.partition('.')[0]}" for entry in _entries(self._store, shard)}
-            keep_only(self._store.fd, shard, {name_of(content) for content in contents})
+            with _listed(self._store, shard) as (_, names):
+                if number_of_sums(self._store.fd, shard) > len(names):
+                    contents = {f"{shard}/{name.partition('.')[0]}" for name in names}
+                    keep_only(self._store.fd, shard, {name_of(content) for content in contents})
 
     def _names_of_young(self) -> Iterator[str]:
         for shard in SHARDS:
@@ -337,17 +333,45 @@ class _Collection:
         result.summaries, result.summary_bytes = summaries
 
 
-def _entries(store: Storage, shard: str) -> Iterator[os.DirEntry[str]]:
-    """What is in a folder of the store; nothing if it is not there."""
+def strike_off_empty(base: Base) -> None:
+    """A destination without repositories does not use its store; it is noted again when an export is made there."""
+    with Records(base.path) as records:
+        if not records.names():
+            base.store.unregister(base.path)
+
+
+@contextmanager
+def _listed(store: Storage, shard: str) -> Iterator[tuple[int, list[str]]]:
+    """A folder of the store, and the names in it; none if it is not there."""
     try:
         fd = open_beneath(store.fd, shard.encode(), DIRECTORY)
     except FileNotFoundError:
+        yield -1, []
         return
     try:
-        with os.scandir(fd) as entries:
-            yield from entries
+        yield fd, os.listdir(fd)
     finally:
         os.close(fd)
+
+
+def _without_links(folder: int, names: list[str]) -> dict[str, int]:
+    """The stored files that no path shows, or some overflow file of theirs, with the highest number of those."""
+    found: dict[str, int] = {}
+    numbers: dict[str, set[int]] = {}
+    for name in names:
+        rest, overflow, number = name.partition("~")
+        if overflow and _NUMBER.fullmatch(number) and dropped.STORED.fullmatch(rest):
+            numbers.setdefault(rest, set()).add(int(number))
+        # Asked of nearly all files there are: the name only where the number of links calls for it.
+        elif os.stat(name, dir_fd=folder, follow_symlinks=False).st_nlink == 1 and dropped.STORED.fullmatch(name):
+            found[name] = 0
+    there = set(names) if numbers else set()
+    for rest, others in numbers.items():
+        files = _files(folder, rest, max(others))
+        # Where a number is missing those after it would not be found.
+        if rest not in there or len(files) <= max(files, default=0) or any(i.st_nlink == 1 for i in files.values()):
+            found[rest] = max(others)
+    return found
 
 
 def _files(folder: int, rest: str, highest: int | None) -> dict[int, os.stat_result]:

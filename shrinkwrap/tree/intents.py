@@ -1,7 +1,8 @@
 """Intents: what says that a tree lies between two states, and which objects a power cut may have broken.
 
 A name in the store is durable before its data on ext4 and XFS. So after a start of the machine, objects that are not
-older than an open intent are dropped before anything is believed (DESIGN, "After a crash").
+older than an open intent are dropped before anything is believed (DESIGN, "After a crash"). A store that several
+destinations share has a note of its own, since none of them knows the intents of the others.
 """
 
 from __future__ import annotations
@@ -35,6 +36,7 @@ def begin(base: Base, fqrn: str, goal: Goal) -> None:
     before = read_intent(base, fqrn)
     now = base.clock() - _SLACK_NS
     since = now if before is None else min(now, before.since)
+    base.store.doubt(boot_id(), now)
     _write(base, fqrn, Intent(goal, boot_id(), since, base.run))
 
 
@@ -45,14 +47,14 @@ def end(base: Base, fqrn: str) -> None:
     for other, intent in _open_intents(base):
         if intent.boot_id == boot_id() and intent.since < now:
             _write(base, other, Intent(intent.goal, intent.boot_id, now, intent.run))
+    base.store.settle()
 
 
 def drop_doubtful(base: Base, notice: Callable[[str], None]) -> None:
     """Drop the objects that were written before a start of the machine that cut off a run."""
-    doubtful = _doubtful(base)
-    if not doubtful:
+    since = doubtful_since(base)
+    if since is None:
         return
-    since = min(intent.since for _, intent in doubtful)
     dropped = 0
     data = base.store.fd
     listing = os.open(b".", DIRECTORY, dir_fd=data)
@@ -65,15 +67,19 @@ def drop_doubtful(base: Base, notice: Callable[[str], None]) -> None:
     # The names must be gone for good before the intents say that what is left is safe.
     base.sync()
     now = base.clock() - _SLACK_NS
-    for fqrn, intent in doubtful:
+    for fqrn, intent in _doubtful(base):
         _write(base, fqrn, Intent(intent.goal, boot_id(), now, intent.run))
+    base.store.settle()
     if dropped:
         notice(f"the machine was restarted during an export: {dropped} stored files of that time are fetched anew")
 
 
 def doubtful_since(base: Base) -> int | None:
     """The time from which on stored files would be dropped, in nanoseconds; None: all of them are believed."""
-    return min((intent.since for _, intent in _doubtful(base)), default=None)
+    found = [intent.since for _, intent in _doubtful(base)]
+    if base.has_store and (note := base.store.doubts()) is not None and (not note[0] or note[0] != boot_id()):
+        found.append(note[1])
+    return min(found, default=None)
 
 
 def _doubtful(base: Base) -> list[tuple[str, Intent]]:

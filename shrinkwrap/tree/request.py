@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from shrinkwrap.cvmfs.blacklist import Blacklist
 from shrinkwrap.cvmfs.entry import show
@@ -15,6 +15,9 @@ from shrinkwrap.snapshot.repository import Pin
 from shrinkwrap.snapshot.view import Node, Report
 from shrinkwrap.spec.grammar import Spec
 from shrinkwrap.tree.place import HARDLINK
+
+if TYPE_CHECKING:
+    from shrinkwrap.tree.gc import GcResult
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +47,7 @@ class ExportRequest:
         adopt: take over a destination that the original made (:mod:`shrinkwrap.tree.adopt`).
         store: folder of the store; empty: where it is, ``<dest>/.data`` for a new destination.
         workers: processes that bring objects, 1 for this one alone; 0: one for each CPU.
+        gc: collect garbage afterwards (:mod:`shrinkwrap.tree.gc`).
     """
 
     source: SourceConfig
@@ -69,6 +73,7 @@ class ExportRequest:
     adopt: bool = False
     workers: int = 0
     store: str = ""
+    gc: bool = False
 
 
 @dataclass(slots=True)
@@ -132,6 +137,8 @@ class ExportResult:
     lines: list[dict[str, Any]] = field(default_factory=list)
     #: Nothing was done: the numbers are what would be (:func:`shrinkwrap.tree.dry.dry_run`).
     dry_run: bool = False
+    #: What was collected afterwards; None if that was not asked for, or there was nothing to do.
+    garbage: GcResult | None = None
 
     def warnings(self) -> list[str]:
         """All that people should know, a line each: notices, then what was left out or changed, with examples."""
@@ -161,6 +168,7 @@ class ExportResult:
             "counts": dict(sorted(self.counts.items())),
             "bytes": self.bytes,
             "lines": self.lines,
+            "garbage": None if self.garbage is None else self.garbage.to_json(),
             "left_out": dict(sorted(self.report.counts.items())),
             "variables": {
                 name.decode("utf-8", "backslashreplace"): None

@@ -38,6 +38,20 @@ def name_of(content: str) -> bytes:
     return blake2b(content.encode(), digest_size=WIDTH).digest()
 
 
+def number_of_sums(data: int, shard: str) -> int:
+    """How many checksums are noted for one folder of a store, at most."""
+    try:
+        folder = open_beneath(data, FOLDER)
+    except FileNotFoundError:
+        return 0
+    try:
+        return os.stat(shard, dir_fd=folder, follow_symlinks=False).st_size // _RECORD.size
+    except FileNotFoundError:
+        return 0
+    finally:
+        os.close(folder)
+
+
 def keep_only(data: int, shard: str, names: set[bytes]) -> None:
     """Forget the checksums of all contents but these. Nothing is lost if it is cut off but checksums.
 

@@ -8,6 +8,7 @@ It lies in ``<dest>/.data``, or elsewhere, where several destinations may share 
     old/           the store of the original, while it is taken over
     lock           held while a run works here
     store.json     version of the layout
+    doubt.json     while objects may not be on disk yet: since when, and of which start of the machine
     bases/…        the destinations elsewhere that use it, a file each
 
 A destination whose store is elsewhere has ``lock``, ``tmp``, ``trash`` and a ``store.json`` that names the store in its
@@ -299,6 +300,37 @@ class Storage:
             raise
         return fd
 
+    # -- what may not be on disk ------------------------------------------------------------------------------------
+
+    def doubt(self, boot_id: str, since: int) -> None:
+        """Note, durably, that stored files of this ctime (in nanoseconds) and later may be lost with the power.
+
+        What was noted before stays noted: the store is one for all destinations that were being worked on.
+        """
+        before = self.doubts()
+        if before is not None:
+            since = min(since, before[1])
+        if before != (boot_id, since):
+            self._write(b"", b"doubt.json", json.dumps({"boot_id": boot_id, "since": since}).encode() + b"\n")
+
+    def doubts(self) -> tuple[str, int] | None:
+        """Start of the machine, and time, of what :meth:`doubt` noted; the worst if it cannot be read."""
+        data = self._small_file(b"", b"doubt.json")
+        if data is None:
+            return None
+        try:
+            value = json.loads(data)
+            boot_id, since = value["boot_id"], value["since"]
+        except (ValueError, TypeError, KeyError):
+            return "", 0
+        return (boot_id, since) if isinstance(boot_id, str) and type(since) is int else ("", 0)
+
+    def settle(self) -> None:
+        """All that was stored is on disk."""
+        with suppress(FileNotFoundError):
+            os.unlink(b"doubt.json", dir_fd=self.fd)
+            self.sync_folder(b"")
+
     # -- the destinations that use it --------------------------------------------------------------------------------
 
     def register(self, base: str) -> None:
@@ -347,20 +379,24 @@ class Storage:
 
     def _registered(self, name: bytes) -> bytes:
         """What a file of ``bases`` says; empty if there is none, or nothing that we wrote."""
+        data = self._small_file(b"bases", name) or b""
+        return b"" if len(data) == _SMALL_FILE or b"\0" in data else data
+
+    def _small_file(self, folder: bytes, name: bytes) -> bytes | None:
+        """What a file says, up to a limit; None if there is none, empty for what is no file."""
         try:
             flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
-            fd = os.open(name, flags, dir_fd=self.folders.fd(b"bases"))
+            fd = os.open(name, flags, dir_fd=self.folders.fd(folder))
+        except FileNotFoundError:
+            return None
         except OSError as exc:
-            if exc.errno in (errno.ENOENT, errno.ELOOP, errno.ENXIO):
+            if exc.errno in (errno.ELOOP, errno.ENXIO):
                 return b""
             raise
         try:
-            if not stat.S_ISREG(os.fstat(fd).st_mode):
-                return b""
-            data = os.read(fd, _SMALL_FILE)
+            return os.read(fd, _SMALL_FILE) if stat.S_ISREG(os.fstat(fd).st_mode) else b""
         finally:
             os.close(fd)
-        return b"" if len(data) == _SMALL_FILE or b"\0" in data else data
 
     # -- the end -----------------------------------------------------------------------------------------------------
 
@@ -371,6 +407,10 @@ class Storage:
             self.folders.fd(path)  # a planted link would lead the removal elsewhere
             for name in os.listdir(full):
                 remove_tree(os.path.join(full, name))
+
+    def empty_trash(self) -> None:
+        """Remove what was moved aside. Raises OSError."""
+        self._clean(b"trash")
 
     def close(self) -> None:
         """Remove the work folder and give the lock back. Idempotent."""

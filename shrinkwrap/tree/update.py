@@ -43,10 +43,12 @@ class _Frame:
     ``place`` is where things are made now, which differs from the path below a staged directory.
     """
 
-    __slots__ = ("mode", "node", "old", "path", "place", "touched")
+    __slots__ = ("mode", "node", "old", "path", "place", "prefix", "touched")
 
     def __init__(self, path: bytes, place: bytes, node: Node | None, old: Old | None) -> None:
         self.path = path
+        #: What the paths of all that is in it begin with.
+        self.prefix = path + b"/"
         self.place = place
         self.node = node
         self.old = old
@@ -110,7 +112,7 @@ class Update:
         self._deletions = Spill(base.scratch)
         self._final = Spill(base.scratch)
         self._staged = 0
-        self._placed = self._placed_bytes = 0
+        self._added = self._placed = self._placed_bytes = 0
         self.counts = Counts()
 
     # -- merging -----------------------------------------------------------------------------------------------------
@@ -138,7 +140,7 @@ class Update:
         frames = self._frames
         while frames:
             frame = frames[-1]
-            if path is not None and path.startswith(frame.path) and path[len(frame.path) : len(frame.path) + 1] == b"/":
+            if path is not None and path.startswith(frame.prefix):
                 return
             frames.pop()
             if frame.touched and frame.node is not None:
@@ -168,10 +170,17 @@ class Update:
                 os.chmod(_PROC % self._base.folders.fd(frame.place), frame.mode)
 
     def _new(self, node: Node) -> None:
+        self._added += 1
+        if node.kind == FILE and self._frames:
+            # Nearly everything that is new: it is a child of the directory that the merge is in.
+            frame = self._frames[-1]
+            frame.touched = True
+            if not self._root:
+                self._open_way()
+            self._want(node, (Target(frame.place, node.path[len(frame.prefix) :]),))
+            return
         self._touch()
-        place = self._place(node.path)
-        self._make(node, place)
-        self.counts["added"] += 1
+        self._make(node, self._place(node.path))
 
     def _make(self, node: Node, place: bytes) -> None:
         parent, name = split(place)
@@ -428,6 +437,8 @@ class Update:
         os.utime(place, ns=(mtime_ns, mtime_ns))
 
     def close(self) -> None:
+        if self._added:
+            self.counts["added"] = self._added
         if self._placed:
             self.counts["placed"] = self._placed
             self.counts["placed_bytes"] = self._placed_bytes

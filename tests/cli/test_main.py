@@ -27,7 +27,7 @@ from shrinkwrap.errors import ShrinkwrapError
 
 #: Those that read a repository, and all.
 READERS = ("export", "ls", "cat", "info", "tags")
-COMMANDS = (*READERS, "publish", "serve", "demo")
+COMMANDS = (*READERS, "status", "gc", "remove", "publish", "serve", "demo")
 FQRN = "small.cern.ch"
 
 
@@ -87,7 +87,7 @@ def test_the_program_has_help_with_an_example_and_the_exit_codes() -> None:
 def test_no_option_is_without_help(command: str) -> None:
     text = call(command, "--help").ok().out.partition("Options:\n")[2].partition("\n\n")[0]
     entries = re.split(r"\n  (?=-)", "\n" + text)[1:]
-    assert len(entries) > (5 if command in READERS else 2)
+    assert len(entries) > (5 if command in READERS else 1)
     for entry in entries:
         name, _, described = re.sub(r"\s*\n\s+", "  ", entry).partition("  ")
         assert len(described.strip()) >= 15 or name.endswith("--help"), f"{command} {name}: no help"
@@ -135,6 +135,11 @@ def test_it_runs_as_a_module_and_as_a_command() -> None:
         ["serve"],
         ["serve", "x", "--port", "65536"],
         ["demo", "one", "two"],
+        ["status", "--nope"],
+        ["gc", "one", "two"],
+        ["gc", "--grace", "soon"],
+        ["remove", "base"],
+        ["remove", "-r", FQRN],
     ],
     ids=" ".join,
 )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import threading
+import time
 from collections.abc import Iterator
 
 import pytest
@@ -279,3 +280,30 @@ def test_what_follows_a_short_answer_is_not_taken_for_the_next_one(open_http: Op
     source = open_http(server.url, transfers=1)
     assert fetch_one(source, wanted(PATH, GOOD)).error is None
     assert fetch_one(source, wanted("data/next", b"next")).error is None
+
+
+@pytest.mark.parametrize(("wish", "most"), [(0, 2), (7, 7)])
+def test_more_transfers_are_in_flight_when_the_network_is_slow_and_they_may_be(
+    wish: int, most: int, open_http: Opener, server: Server, fetcher: str
+) -> None:
+    if fetcher != "pycurl":
+        pytest.skip("the fetcher without libcurl keeps the number that it begins with")
+    lock = threading.Lock()
+    now = seen = 0
+
+    def slow(exchange: Exchange) -> None:
+        nonlocal now, seen
+        with lock:
+            now += 1
+            seen = max(seen, now)
+        time.sleep(0.06)
+        with lock:
+            now -= 1
+        exchange.answer(200, GOOD)
+
+    paths = [f"data/{number}" for number in range(80)]
+    for path in paths:
+        server.script(f"/{path}", slow)
+    source = open_http(server.url, transfers=2, most_transfers=wish)
+    assert [outcome.error for outcome in source.fetch([wanted(path, GOOD) for path in paths])] == [None] * len(paths)
+    assert seen == most

@@ -226,7 +226,10 @@ def _serve() -> None:
     import shrinkwrap.fetch.control
     import shrinkwrap.fetch.http
     import shrinkwrap.fetch.storage
-    import shrinkwrap.tree.export  # noqa: F401 - so that a fork need not
+    import shrinkwrap.tree.export
+    import shrinkwrap.tree.pour
+    import shrinkwrap.tree.remove
+    import shrinkwrap.tree.status  # noqa: F401 - so that a fork need not
 
     parent = os.getpid()
     for line in sys.stdin:

@@ -455,6 +455,30 @@ def test_after_a_start_of_the_machine_doubtful_files_are_dropped_from_the_shared
     assert broken_names(shared.view, REV1, REV2, REV3) == []
 
 
+def test_what_one_destination_left_doubtful_no_other_believes(shared: Shared) -> None:
+    one, two = shared.dest("one"), shared.dest("two")
+    shared.run(REV2, two).ok()
+    safe = shared.files()
+    assert shared.run(REV1, one, die_at=12, at=("link",)).killed
+    doubtful = set(shared.files()) - set(safe)
+    spoil(shared.files()[max(doubtful, key=lambda name: shared.files()[name].lstat().st_size)])
+    planned = shared.run(REV1, two, "--dry-run", patches=BOOT).ok().json
+    # The destination that knows of it may be out of reach.
+    one.rename(shared.dest("away"))
+    done = shared.run(REV1, two, patches=BOOT).ok().json
+    assert any("the machine was restarted" in line for line in done["warnings"])
+    assert planned["counts"]["to_fetch"] == done["counts"]["fetched"]
+    assert broken_names(shared.view, REV1, REV2, REV3) == []
+    # Files that it showed already may be other inodes now than those that are stored, but not other files.
+    assert differences(two, REV1, AS_ROOT.without_groups(), selected(REV1, *FOLDERS)) == []
+    shared.dest("away").rename(one)
+    shared.run(REV1, one, patches=BOOT).ok()
+    assert shared.wrong(REV1, one) == []
+    shared.run(REV1, two, "--repair", patches=BOOT).ok()
+    assert shared.wrong(REV1, two) == []
+    assert not (shared.store / "doubt.json").exists()
+
+
 def spoil(file: Path) -> None:
     """What a power cut may leave: the name, the right size, other bytes."""
     whole = file.lstat()

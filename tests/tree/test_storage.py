@@ -400,6 +400,23 @@ def test_what_says_who_uses_a_store_is_on_disk_before_anything_leads_there(
     assert done == []
 
 
+@pytest.mark.parametrize(
+    "text", [b"", b"{", b"[]", b"{}", b'{"boot_id": 1, "since": 2}', b'{"boot_id": "x", "since": true}']
+)
+def test_a_note_of_doubt_that_cannot_be_read_is_as_good_as_the_worst(text: bytes, tmp_path: Path) -> None:
+    base = Base(str(tmp_path))
+    assert base.store.doubts() is None
+    base.store.doubt("one", 7)
+    base.store.doubt("two", 9)
+    assert base.store.doubts() == ("two", 7)
+    (tmp_path / ".data" / "doubt.json").write_bytes(text)
+    assert base.store.doubts() == ("", 0)
+    base.store.settle()
+    base.store.settle()
+    assert base.store.doubts() is None
+    base.close()
+
+
 # ---------------------------------------------------------------------------------------------------------------- alone
 
 

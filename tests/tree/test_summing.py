@@ -202,4 +202,6 @@ def test_checksums_that_nobody_noted_are_computed(cli: Forks, repo_server: RepoS
     asked = len(server.requests())
     cli.run(*words(REV1, base, *options(REV1, server), "--repair", spec=spec)).ok()
     assert wrong_sums(base, REV1.fqrn) == []
-    assert [one.path for one in server.requests()[asked:] if "/data/" in one.path and one.path[-1] in "0123456789abcdef"] == []
+    assert [
+        one.path for one in server.requests()[asked:] if "/data/" in one.path and one.path[-1] in "0123456789abcdef"
+    ] == []

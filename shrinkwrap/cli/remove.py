@@ -1,0 +1,51 @@
+"""``shrinkwrap remove``: a repository's tree and records."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from shrinkwrap.cli import options as opt
+from shrinkwrap.cli.output import clean, print_json, say
+
+_EXAMPLES = """\b
+Examples:
+  shrinkwrap remove /export/cvmfs -r sft.cern.ch
+  shrinkwrap remove /export/cvmfs -r sft.cern.ch -g --json
+"""
+
+
+def register(app: typer.Typer) -> None:
+    app.command("remove", epilog=_EXAMPLES)(remove)
+
+
+def remove(
+    dest: Annotated[str, typer.Argument(metavar="DEST", help="The destination, such as /export/cvmfs.")],
+    repo: opt.Repo,
+    gc: Annotated[
+        bool, typer.Option("-g", "--gc", help="Afterwards, remove stored files that nothing needs any more.")
+    ] = False,
+    wait: Annotated[bool, typer.Option("--wait", help="Wait for another run on this destination to end.")] = False,
+    as_json: opt.Json = False,
+) -> None:
+    """Remove the tree of a repository from a destination, and all records of it.
+
+    Its stored files stay until garbage is collected (-g, or shrinkwrap gc). Interrupted, the same command finishes it.
+    """
+    from shrinkwrap.cli.gc import lines
+    from shrinkwrap.tree.remove import remove as run
+
+    result = run(dest, repo, gc=gc, wait=wait)
+    if as_json:
+        print_json({"command": "remove", **result.to_json(), "reason": "done", "exit_code": 0})
+        return
+    for line in result.notices:
+        say(f"warning: {line}")
+    shown = f" (revision {result.revision})" if result.revision else ""
+    print(clean(f"{result.dest}: {result.fqrn}{shown} removed"))
+    if result.garbage is not None:
+        for line in lines(result.garbage):
+            print(clean(line))
+    elif not gc:
+        say("note: its stored files stay until garbage is collected: shrinkwrap gc")
