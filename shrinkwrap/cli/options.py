@@ -85,7 +85,10 @@ Redirects = Annotated[
 Transfers = Annotated[
     int,
     typer.Option(
-        "-j", "--transfers", metavar="N", min=0, help="Transfers in flight, at most 32 per host. 0: 16, and up to 32 on a slow network."
+        *("-j", "--transfers"),
+        metavar="N",
+        min=0,
+        help="Transfers in flight, at most 32 per host. 0: 16, and up to 32 on a slow network.",
     ),
 ]
 Retries = Annotated[
