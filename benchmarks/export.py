@@ -22,7 +22,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 
 from contestants import NAMES, Contestant, Setting, make
-from measure import Cost, FailedError, count_calls, machine, measure, warn_of_load
+from measure import Calm, Cost, FailedError, count_calls, machine, measure, warn_of_load
 from places import Place, fresh, parse_place
 from serving import Server, serving
 from synthetic import Recipe, Repository, adopt, default_cache, obtain
@@ -54,7 +54,7 @@ def main() -> None:
         setting = Setting(repository, server.port, cache, work, arguments.transfers)
         contestants = _gather(arguments.only, setting)
         for place in places:
-            costs = _rounds(contestants, place, server, setting, arguments.rounds)
+            costs = _rounds(contestants, place, server, setting, arguments.rounds, Calm(arguments.calm))
             calls = {} if arguments.no_strace else _all_calls(contestants, place, repository)
             _show(place, arguments.rounds, costs, calls, {one.name: one.content for one in contestants}, repository)
             report.append(
@@ -86,6 +86,13 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--only", default="", metavar="NAME,…", help=f"of: {', '.join(NAMES)}")
     parser.add_argument(
         "--transfers", type=int, default=16, help="in flight at a time, for ours, the original and curl"
+    )
+    parser.add_argument(
+        "--calm",
+        type=float,
+        default=1.0,
+        metavar="SHARE",
+        help="wait, and measure again, while others have more than this part of the machine, e.g. 0.1",
     )
     parser.add_argument("--no-strace", action="store_true", help="do not count system calls")
     parser.add_argument("--cache", default=default_cache(), help="where repositories are kept")
@@ -121,24 +128,30 @@ def _gather(only: str, setting: Setting) -> list[Contestant]:
 
 
 def _rounds(
-    contestants: Sequence[Contestant], place: Place, server: Server, setting: Setting, rounds: int
+    contestants: Sequence[Contestant], place: Place, server: Server, setting: Setting, rounds: int, calm: Calm
 ) -> dict[str, list[Cost]]:
     costs: dict[str, list[Cost]] = {one.name: [] for one in contestants}
-    marks = os.path.join(setting.work, "phases")
     for number in range(rounds):
         for one in contestants:
             if sys.stderr.isatty():
                 print(f"\r{number + 1}/{rounds} {one.name:<20}", end="", file=sys.stderr, flush=True)
-            phases = marks if one.is_ours else ""
-            with fresh(place, setting.repository.content) as dest:
-                try:
-                    cost = measure(one.command(dest, marks), dest, server=server.cpu, phases=phases, stdin=one.stdin)
-                except FailedError as exc:
-                    raise SystemExit(f"{one.name}: {exc}") from None
+            calm.wait()
+            while not calm.bears(cost := _once(one, place, server, setting)):
+                calm.wait()
             costs[one.name].append(cost)
     if sys.stderr.isatty():
         print("\r" + " " * 40 + "\r", end="", file=sys.stderr)
     return costs
+
+
+def _once(one: Contestant, place: Place, server: Server, setting: Setting) -> Cost:
+    phases = os.path.join(setting.work, "phases")
+    with fresh(place, setting.repository.content) as dest:
+        command = one.command(dest, phases)
+        try:
+            return measure(command, dest, server=server.cpu, phases=phases if one.is_ours else "", stdin=one.stdin)
+        except FailedError as exc:
+            raise SystemExit(f"{one.name}: {exc}") from None
 
 
 def _all_calls(contestants: Sequence[Contestant], place: Place, repository: Repository) -> dict[str, dict[str, int]]:

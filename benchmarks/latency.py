@@ -20,11 +20,11 @@ import statistics
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from contestants import Contestant, Setting, make, ours
-from measure import FailedError, machine, measure, warn_of_load
+from measure import Calm, Cost, FailedError, cpu_of, machine, measure, warn_of_load
 from places import Place, fresh, parse_place
 from serving import far, round_trip, serving
 from synthetic import Recipe, Repository, default_cache, obtain
@@ -75,6 +75,13 @@ def _arguments() -> argparse.Namespace:
         "--transfers", type=int, default=32, help="the most that a host is asked for (docs/fetching.md)"
     )
     parser.add_argument("--workers", type=int, default=0)
+    parser.add_argument(
+        "--calm",
+        type=float,
+        default=1.0,
+        metavar="SHARE",
+        help="wait, and measure again, while others have more than this part of the machine, e.g. 0.1",
+    )
     parser.add_argument("--network", choices=("netem", "relay"), help="default: netem where there is one")
     parser.add_argument("--dest", default=tempfile.gettempdir(), metavar="PLACE", help="folder, ext4, xfs or tmpfs")
     parser.add_argument("--rounds", type=int, default=1)
@@ -96,11 +103,11 @@ def _has_netem() -> bool:
 
 
 @contextmanager
-def _delayed(network: str, port: int, seconds: float, cache: str) -> Iterator[int]:
-    """The port by which the server is as far as wanted."""
+def _delayed(network: str, port: int, seconds: float, cache: str) -> Iterator[tuple[int, list[int]]]:
+    """The port by which the server is as far as wanted, and processes that make it so."""
     if network == "relay":
-        with far(port, seconds, cache) as by_relay:
-            yield by_relay
+        with far(port, seconds, cache) as (by_relay, pid):
+            yield by_relay, [pid]
         return
     # Every packet leaves by the interface once: half of the round trip in each direction.
     rule = [
@@ -118,7 +125,7 @@ def _delayed(network: str, port: int, seconds: float, cache: str) -> Iterator[in
     ]
     subprocess.run(rule, check=True)
     try:
-        yield port
+        yield port, []
     finally:
         subprocess.run(["tc", "qdisc", "del", "dev", "lo", "root"], check=True)
 
@@ -134,10 +141,10 @@ def _sweep(
         serving(os.path.dirname(repository.storage)) as server,
     ):
         for milliseconds in times:
-            with _delayed(network, server.port, milliseconds / 1000, cache) as port:
+            with _delayed(network, server.port, milliseconds / 1000, cache) as (port, relay):
                 trip = round_trip(port, f"/{repository.fqrn}/.cvmfspublished")
                 setting = Setting(repository, port, cache, work, arguments.transfers)
-                rates = _rates(setting, place, arguments)
+                rates = _rates(setting, place, lambda: server.cpu() + cpu_of(relay), arguments)
             if not lines:
                 lines = rates
             wait = milliseconds / 1000
@@ -153,21 +160,29 @@ def _sweep(
     return rows
 
 
-def _rates(setting: Setting, place: Place, arguments: argparse.Namespace) -> dict[str, float]:
+def _rates(setting: Setting, place: Place, cpu: Callable[[], float], arguments: argparse.Namespace) -> dict[str, float]:
     """Stored bytes per second: of our whole run without its final sync, of its phase of objects, and of curl."""
     repository = setting.repository
     found: dict[str, list[float]] = {}
     phases = os.path.join(setting.work, "phases")
     contestants: list[Contestant | str] = [ours(setting, arguments.workers, "ours"), make("curl", setting)]
+    calm = Calm(arguments.calm)
+
+    def once(one: Contestant) -> Cost:
+        with fresh(place, repository.content + 5000 * repository.entries) as dest:
+            try:
+                # The relay counts as a server, too.
+                return measure(one.command(dest, phases), dest, server=cpu, phases=phases if one.is_ours else "")
+            except FailedError as exc:
+                raise SystemExit(str(exc)) from None
+
     for _ in range(arguments.rounds):
         for one in contestants:
             if isinstance(one, str):
                 continue
-            with fresh(place, repository.content + 5000 * repository.entries) as dest:
-                try:
-                    cost = measure(one.command(dest, phases), dest, phases=phases if one.is_ours else "")
-                except FailedError as exc:
-                    raise SystemExit(str(exc)) from None
+            calm.wait()
+            while not calm.bears(cost := once(one)):
+                calm.wait()
             found.setdefault(one.name, []).append(repository.stored / cost.wall)
             if one.is_ours:
                 found.setdefault("objects", []).append(repository.stored / cost.phases["objects"])

@@ -21,6 +21,10 @@ _PR_SET_CHILD_SUBREAPER = 36
 _TICK = os.sysconf("SC_CLK_TCK")
 #: Seconds between looks at the memory. A look takes about a millisecond for each process.
 _PERIOD = 0.25
+CPUS = len(os.sched_getaffinity(0))
+#: Seconds of one look at how busy the machine is, and of all waiting for it to be less.
+_LOOK = 2.0
+_PATIENCE = 3600.0
 
 
 @dataclass(frozen=True)
@@ -54,9 +58,42 @@ class Cost:
     def cpu(self) -> float:
         return self.user + self.system
 
+    @property
+    def disturbance(self) -> float:
+        """Part of the machine that others had meanwhile."""
+        return self.others / max(self.wall + self.sync, 1e-9) / CPUS
+
 
 class FailedError(Exception):
     """A command ended with an error; what it said."""
+
+
+class Calm:
+    """Waits for a calm machine before a measurement, and says whether it was one.
+
+    Args:
+        share: part of the machine that others may have; 1: whatever they take.
+    """
+
+    def __init__(self, share: float) -> None:
+        self._share = share
+        self._left = _PATIENCE
+
+    def wait(self) -> None:
+        """Until others take less than that for some seconds, or patience ends."""
+        while self._share < 1 and self._left > 0:
+            busy, start = _busy(), time.perf_counter()
+            time.sleep(_LOOK)
+            self._left -= _LOOK
+            if (_busy() - busy) / (time.perf_counter() - start) / CPUS <= self._share:
+                return
+
+    def bears(self, cost: Cost) -> bool:
+        """False if it should be measured again."""
+        good = self._left <= 0 or cost.disturbance <= self._share
+        if not good:
+            self._left -= cost.total
+        return good
 
 
 def measure(
@@ -82,14 +119,19 @@ def measure(
     _adopt_orphans()
     os.sync()  # what others have written is not to be paid for here
     with tempfile.TemporaryFile("w+") as errors, open(log or os.devnull, "wb") as out, open(stdin, "rb") as given:
-        served, before, all_before = server(), resource.getrusage(resource.RUSAGE_CHILDREN), _busy()
+        served, before, all_before = (
+            server(),
+            resource.getrusage(resource.RUSAGE_CHILDREN),
+            _busy() - time.process_time(),
+        )
         start = time.perf_counter()
         process = subprocess.Popen(command, stdin=given, stdout=out, stderr=errors)
         with _Watch(process.pid) as watch:
             process.wait()
         wall = time.perf_counter() - start
         _reap()
-        after, served, busy = resource.getrusage(resource.RUSAGE_CHILDREN), server() - served, _busy() - all_before
+        after, served = resource.getrusage(resource.RUSAGE_CHILDREN), server() - served
+        busy = _busy() - time.process_time() - all_before
         user, system = after.ru_utime - before.ru_utime, after.ru_stime - before.ru_stime
         others = max(0.0, busy - user - system - served)
         cost = Cost(wall, 0.0, user, system, served, others, watch.most)
@@ -232,10 +274,7 @@ def machine() -> str:
     with suppress(OSError), open("/proc/cpuinfo", encoding="utf-8") as file:
         model = next((line.partition(":")[2].strip() for line in file if line.startswith("model name")), model)
     load = os.getloadavg()[0]
-    return (
-        f"{model}, {len(os.sched_getaffinity(0))} CPUs, Linux {platform.release()}, Python {platform.python_version()};"
-        f" load {load:.1f}"
-    )
+    return f"{model}, {CPUS} CPUs, Linux {platform.release()}, Python {platform.python_version()}; load {load:.1f}"
 
 
 def warn_of_load() -> None:

@@ -85,8 +85,8 @@ def serving(root: str) -> Iterator[Server]:
 
 
 @contextmanager
-def far(port: int, seconds: float, cache: str) -> Iterator[int]:
-    """A port of the same server behind a network whose round trips take so long."""
+def far(port: int, seconds: float, cache: str) -> Iterator[tuple[int, int]]:
+    """A port of the same server behind a network whose round trips take so long; the process that makes it so."""
     program = compiled("relay", cache)
     if program is None:
         raise SystemExit("no C compiler for the relay that delays")
@@ -94,7 +94,7 @@ def far(port: int, seconds: float, cache: str) -> Iterator[int]:
     try:
         assert process.stdout is not None
         with process.stdout as told:
-            yield int(told.readline())
+            yield int(told.readline()), process.pid
     finally:
         process.terminate()
         process.wait()

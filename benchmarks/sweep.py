@@ -16,7 +16,7 @@ import tempfile
 from dataclasses import asdict
 
 from contestants import Setting, ours
-from measure import Cost, FailedError, machine, measure, warn_of_load
+from measure import Calm, Cost, FailedError, machine, measure, warn_of_load
 from places import Place, fresh, parse_place
 from serving import serving
 from synthetic import Recipe, Repository, default_cache, obtain
@@ -75,6 +75,13 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--dest", default=tempfile.gettempdir(), metavar="PLACE", help="folder, ext4, xfs or tmpfs")
     parser.add_argument("--rounds", type=int, default=1)
     parser.add_argument("--workers", type=int, default=0)
+    parser.add_argument(
+        "--calm",
+        type=float,
+        default=1.0,
+        metavar="SHARE",
+        help="wait, and measure again, while others have more than this part of the machine, e.g. 0.1",
+    )
     parser.add_argument("--transfers", type=int, default=16)
     parser.add_argument("--cache", default=default_cache(), help="where repositories are kept")
     parser.add_argument("--json", metavar="FILE")
@@ -82,20 +89,24 @@ def _arguments() -> argparse.Namespace:
 
 
 def _measure(repository: Repository, place: Place, cache: str, arguments: argparse.Namespace) -> list[Cost]:
-    costs = []
+    costs: list[Cost] = []
+    calm = Calm(arguments.calm)
     with (
         tempfile.TemporaryDirectory(prefix="bench-work-") as work,
         serving(os.path.dirname(repository.storage)) as server,
     ):
         one = ours(Setting(repository, server.port, cache, work, arguments.transfers), arguments.workers)
         phases = os.path.join(work, "phases")
-        for _ in range(arguments.rounds):
+        while len(costs) < arguments.rounds:
+            calm.wait()
             # An entry takes up to a block, and an inode.
             with fresh(place, repository.content + 5000 * repository.entries) as dest:
                 try:
-                    costs.append(measure(one.command(dest, phases), dest, server=server.cpu, phases=phases))
+                    cost = measure(one.command(dest, phases), dest, server=server.cpu, phases=phases)
                 except FailedError as exc:
                     raise SystemExit(str(exc)) from None
+            if calm.bears(cost):
+                costs.append(cost)
     return costs
 
 

@@ -175,6 +175,7 @@ COMMANDS: Final = (
     "shrinkwrap cat -r demo.example.org -f demo.conf --tag first /lcg/README.md",
     "shrinkwrap export -r demo.example.org -f demo.conf -t demo.spec -z export",
     "shrinkwrap status export",
+    "shrinkwrap verify export --content --chain -f demo.conf",
     "shrinkwrap serve srv",
 )
 
