@@ -199,6 +199,37 @@ def test_catalogs_that_the_spec_cannot_reach_are_never_fetched(publisher: Publis
                 assert len(opened.source.requests) == count, (spec, bring)
 
 
+@pytest.mark.parametrize(
+    ("line", "more"),
+    [
+        (b"/no/such/path", 0),
+        (b"/one/a/deeper/*", 0),
+        (b"/two/x-*/y", 1),  # whether it does is known inside only
+        (b"!/two/a", 0),
+        (b"/three", 0),
+        (b"/two/a/*", 1),
+        (b"/two/b/c", 1),
+        (b"/t*/b/c", 2),
+    ],
+)
+def test_a_line_more_costs_no_catalog_more_unless_it_matches_there(
+    publisher: Publisher, line: bytes, more: int
+) -> None:
+    mounts = [b"/one", b"/two", b"/three"]
+    root = publisher.tree(
+        [b"%s/%s/%s" % (mount, folder, name) for mount in mounts for folder in (b"a", b"b") for name in (b"c", b"d")],
+        mounts,
+    )
+    publisher.publish(root)
+    asked = []
+    for spec in (b"/one/*", b"/one/*\n" + line):
+        with publisher.open() as opened:
+            bring_catalogs(opened.catalogs, root.ref(), matcher(spec))
+            asked.append(sorted(opened.source.requests))
+    assert len(asked[1]) == len(asked[0]) + more
+    assert set(asked[0]) <= set(asked[1])
+
+
 def test_a_catalog_that_is_not_needed_may_be_missing(publisher: Publisher) -> None:
     builder = publisher.tree([b"/a/f", b"/b/f"], [b"/a", b"/b"], store=False)
     root = publisher.publish(builder).root
