@@ -307,7 +307,7 @@ def test_the_trees_of_other_repositories_keep_their_files_until_they_are_taken_o
     bases.check(base, small, alone=False)
 
 
-@pytest.mark.parametrize("turns", [pytest.param(14, id="some"), pytest.param(300, id="many", marks=pytest.mark.long)])
+@pytest.mark.parametrize("turns", [pytest.param(8, id="some"), pytest.param(300, id="many", marks=pytest.mark.long)])
 def test_a_takeover_killed_at_any_call_is_finished_by_the_next_run_with_or_without_the_option(
     turns: int, bases: Bases, tmp_path: Path
 ) -> None:

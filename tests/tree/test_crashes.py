@@ -168,7 +168,7 @@ def forget_unused(base: Path) -> None:
 # ------------------------------------------------------------------------------------------------- random instants
 
 
-@pytest.mark.parametrize("rounds", [pytest.param(12, id="some"), pytest.param(100, id="many", marks=pytest.mark.long)])
+@pytest.mark.parametrize("rounds", [pytest.param(8, id="some"), pytest.param(100, id="many", marks=pytest.mark.long)])
 def test_an_export_killed_at_random_instants_always_comes_to_its_tree_and_fetches_nothing_twice(
     rounds: int, cli: Forks, repo_server: RepoServer, tmp_path: Path
 ) -> None:

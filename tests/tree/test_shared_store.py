@@ -378,7 +378,7 @@ def test_a_dry_run_without_the_store_named_looks_into_a_new_destination_alone(sh
 # -------------------------------------------------------------------------------------------------------------- crashes
 
 
-@pytest.mark.parametrize("turns", [pytest.param(6, id="some"), pytest.param(200, id="many", marks=pytest.mark.long)])
+@pytest.mark.parametrize("turns", [pytest.param(4, id="some"), pytest.param(200, id="many", marks=pytest.mark.long)])
 @pytest.mark.parametrize("far", [False, True], ids=["links", "copies"])
 def test_a_run_killed_at_any_call_leaves_a_store_that_all_destinations_can_go_on_with(
     far: bool, turns: int, cli: Forks, repos: Path, tmp_path: Path, make_filesystem: Callable[..., Filesystem]

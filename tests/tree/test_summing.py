@@ -22,7 +22,7 @@ from shrinkwrap.record.summary import file_name
 pytestmark = pytest.mark.root
 
 REV1, REV2, REV3 = (Pinned("small.cern.ch", f"rev{number}") for number in (1, 2, 3))
-FOLDERS = (b"/special", b"/lcg/views")
+FOLDERS = (b"/special/hard", b"/special/meta", b"/special/links", b"/special/swap", b"/lcg/views")
 ELSEWHERE = sorted({at.fqrn for at in golden.pinned()} & {"mixed.cern.ch", "rmd160.cern.ch", "shake128.cern.ch"})
 
 
@@ -99,7 +99,7 @@ def test_after_each_update_the_accounts_are_those_of_a_fresh_export(
         assert wrong_sums(base, fqrn) == []
         fresh[number] = said(base, fqrn)
     base = tmp_path / "base"
-    for number in (0, 1, 0, *((2, 0) if len(revisions) > 2 else ())):
+    for number in (0, 1, *((2,) if len(revisions) > 2 else ()), 0):
         at = revisions[number]
         listing = tmp_path / "listing"
         more = ("--keep-suid", "--listing", listing, "--json")
@@ -144,7 +144,7 @@ def test_a_change_of_lines_passes_by_the_catalogs_where_nothing_else_matches(
     assert said(base, REV2.fqrn) == said(fresh, REV2.fqrn)
 
 
-@pytest.mark.parametrize("damage", ["gone", "one bit", "of another"])
+@pytest.mark.parametrize("damage", ["gone", "one bit", pytest.param("of another", marks=pytest.mark.long)])
 def test_a_broken_summary_is_none_and_its_catalog_is_read_again(
     damage: str, cli: Forks, repo_server: RepoServer, tmp_path: Path
 ) -> None:
@@ -163,7 +163,7 @@ def test_a_broken_summary_is_none_and_its_catalog_is_read_again(
             file.write_bytes(data[:-20] + bytes((data[-20] ^ 1,)) + data[-19:])
         else:
             file.write_bytes(contents[number - 1])
-    for at in (REV2, REV3):
+    for at in (REV3,):
         cli.run(*words(at, base, *options(at, server), "--keep-suid", spec=spec)).ok()
         assert differences(base, at, expected=selected(at, b"/special")) == []
         assert wrong_sums(base, at.fqrn) == []
