@@ -44,7 +44,7 @@ class Setting:
         port: of the server.
         cache: for programs that have to be compiled.
         work: folder for configurations.
-        transfers: in flight at a time.
+        transfers: in flight at a time; 0: ours is not told.
     """
 
     repository: Repository
@@ -70,7 +70,8 @@ def ours(setting: Setting, workers: int, name: str = "") -> Contestant:
         return [
             *(sys.executable, os.path.join(_HERE, "phased.py"), phases, "export", "-r", repository.fqrn),
             *("--server", setting.url, "--key", repository.key, "-t", repository.spec, "-z", dest),
-            *("-j", str(setting.transfers), "--workers", str(workers), "--json"),
+            *(("-j", str(setting.transfers)) if setting.transfers else ()),
+            *("--workers", str(workers), "--json"),
         ]
 
     return Contestant(name or f"ours {workers}", command, repository.content)

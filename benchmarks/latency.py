@@ -22,6 +22,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 
 from contestants import Contestant, Setting, make, ours
 from measure import Calm, Cost, FailedError, cpu_of, machine, measure, warn_of_load
@@ -29,6 +30,8 @@ from places import Place, fresh, parse_place
 from serving import far, round_trip, serving
 from synthetic import Recipe, Repository, default_cache, obtain
 
+#: Transfers per host (docs/fetching.md).
+_MOST = 32
 _INSIDE = "SHRINKWRAP_BENCH_NAMESPACE"
 
 
@@ -46,14 +49,26 @@ def main() -> None:
     place = parse_place(arguments.dest)
     print(machine())
     how = "tc netem" if network == "netem" else "a relay (the kernel has no netem, or it was asked for)"
-    print(f"to {place}; {arguments.transfers} transfers in flight; delayed by {how}; medians of {arguments.rounds}")
+    count = arguments.transfers or "as many as useful"
+    print(f"to {place}; {count} transfers in flight; delayed by {how}; medians of {arguments.rounds}")
     warn_of_load()
     report = []
     for size in arguments.sizes:
         # Not copies: each object is a transfer.
         repository = obtain(Recipe(arguments.objects, str(size), 0.0), cache)
         print(f"\n{repository}: {repository.stored / repository.objects:.0f} bytes each as stored")
-        heads = ("RTT ms", "measured", "bound MB/s", "ours", "of bound", "objects", "of bound", "curl", "of bound")
+        heads = (
+            "RTT ms",
+            "measured",
+            "bound MB/s",
+            "ours",
+            "of bound",
+            "objects",
+            "of bound",
+            "curl",
+            "of bound",
+            "others",
+        )
         print("".join(f"{head:>11}" for head in heads), flush=True)
         report += _sweep(repository, place, cache, network, arguments)
     if arguments.json:
@@ -144,29 +159,42 @@ def _sweep(
             with _delayed(network, server.port, milliseconds / 1000, cache) as (port, relay):
                 trip = round_trip(port, f"/{repository.fqrn}/.cvmfspublished")
                 setting = Setting(repository, port, cache, work, arguments.transfers)
-                rates = _rates(setting, place, lambda: server.cpu() + cpu_of(relay), arguments)
+                rates, others = _rates(setting, place, lambda: server.cpu() + cpu_of(relay), arguments)
             if not lines:
                 lines = rates
             wait = milliseconds / 1000
-            latency = arguments.transfers * repository.stored / repository.objects / wait if wait else float("inf")
-            row = {"rtt_ms": milliseconds, "measured_ms": trip * 1000, "latency_bound": latency, **rates}
+            latency = (
+                (arguments.transfers or _MOST) * repository.stored / repository.objects / wait if wait else float("inf")
+            )
+            row = {
+                "rtt_ms": milliseconds,
+                "measured_ms": trip * 1000,
+                "latency_bound": latency,
+                "others": others,
+                **rates,
+            }
             words = [f"{milliseconds:11g}", f"{trip * 1000:11.2f}", f"{min(lines['objects'], latency) / 1e6:11.2f}"]
             for name, rate in rates.items():
                 # What the whole run could get is bounded by the rate while objects come, too.
                 line = lines["objects"] if name == "ours" else lines[name]
                 words += [f"{rate / 1e6:11.2f}", f"{rate / min(line, latency):11.0%}"]
-            print("".join(words), flush=True)
+            print("".join(words) + f"{others:11.0%}", flush=True)
             rows.append({"objects": repository.objects, "stored": repository.stored, **row})
     return rows
 
 
-def _rates(setting: Setting, place: Place, cpu: Callable[[], float], arguments: argparse.Namespace) -> dict[str, float]:
-    """Stored bytes per second: of our whole run without its final sync, of its phase of objects, and of curl."""
+def _rates(
+    setting: Setting, place: Place, cpu: Callable[[], float], arguments: argparse.Namespace
+) -> tuple[dict[str, float], float]:
+    """Stored bytes per second of our whole run without its final sync, of its phase of objects, and of curl; and the
+    largest part of the machine that others had."""
     repository = setting.repository
     found: dict[str, list[float]] = {}
     phases = os.path.join(setting.work, "phases")
-    contestants: list[Contestant | str] = [ours(setting, arguments.workers, "ours"), make("curl", setting)]
+    alike = replace(setting, transfers=setting.transfers or _MOST)
+    contestants: list[Contestant | str] = [ours(setting, arguments.workers, "ours"), make("curl", alike)]
     calm = Calm(arguments.calm)
+    disturbance = 0.0
 
     def once(one: Contestant) -> Cost:
         with fresh(place, repository.content + 5000 * repository.entries) as dest:
@@ -183,10 +211,11 @@ def _rates(setting: Setting, place: Place, cpu: Callable[[], float], arguments: 
             calm.wait()
             while not calm.bears(cost := once(one)):
                 calm.wait()
+            disturbance = max(disturbance, cost.disturbance)
             found.setdefault(one.name, []).append(repository.stored / cost.wall)
             if one.is_ours:
                 found.setdefault("objects", []).append(repository.stored / cost.phases["objects"])
-    return {name: statistics.median(rates) for name, rates in found.items()}
+    return {name: statistics.median(rates) for name, rates in found.items()}, disturbance
 
 
 if __name__ == "__main__":
