@@ -67,6 +67,8 @@ _MAX_WAIT: Final = 1.0
 class CurlTransfers:
     """The fetcher of one source. Belongs to one thread; fetches may be nested."""
 
+    passes_caches: Final = True
+
     def __init__(self, network: Network) -> None:
         self._network = network
         self._idle: list[_Crew] = []
@@ -303,7 +305,7 @@ class _Crew:
         slot.route = route
         path = escape_path(request.path)
         curl.setopt(pycurl.URL, route.prefix + path if path[:1] == b"/" else b"%b/%b" % (route.prefix, path))
-        no_cache = trip is not None and trip.no_cache
+        no_cache = request.past_caches or (trip is not None and trip.no_cache)
         if route.proxy != slot.proxy or no_cache != slot.no_cache or request.span is not None or slot.spans:
             self._adjust(slot, route.proxy, no_cache)
         if fresh != slot.fresh:

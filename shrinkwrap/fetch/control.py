@@ -1,4 +1,4 @@
-"""Control requests: few, small, mutable files such as the manifest and the whitelist."""
+"""Control requests by httpx: few, small, mutable files such as the manifest and the whitelist."""
 
 from __future__ import annotations
 
@@ -32,15 +32,13 @@ if TYPE_CHECKING:
     import httpx
 
 
-class Control:
+class HttpxControl:
     """Fetches control files over HTTP, going from host to host as the source's mirrors say.
+
+    See :class:`shrinkwrap.fetch.http.Control`.
 
     Args:
         transport: answers instead of the network, a seam for tests (``httpx.MockTransport``).
-
-    Attributes:
-        past_caches: set when an answer was not to be trusted: from then on, caches are asked to look
-            themselves.
     """
 
     def __init__(self, network: Network, *, transport: httpx.BaseTransport | None = None) -> None:
@@ -50,16 +48,9 @@ class Control:
         #: Connections of each client, perhaps closed by now.
         self._sockets: dict[str, list[socket.socket]] = {}
         self._context: ssl.SSLContext | None = None
-        self.past_caches = False
 
-    def get(self, name: str, limit: int) -> bytes:
-        """The file ``name`` below the repository's URL, of at most ``limit`` bytes.
-
-        Raises:
-            MissingObject: every host says that it has no such file.
-            NetworkError: no host could be asked.
-            CorruptObject: larger than ``limit``, wherever it was found.
-        """
+    def get(self, name: str, limit: int, *, past_caches: bool = False) -> bytes:
+        """See :meth:`shrinkwrap.fetch.http.Control.get`."""
         mirrors = self._network.mirrors
         stats = self._network.stats
         path = escape_path(name.encode("utf-8", "surrogateescape")).decode("ascii")
@@ -69,7 +60,7 @@ class Control:
         trip = Trip(mirrors.current)
         while True:
             route = trip.route
-            found = self._attempt(route, path, limit, no_cache=trip.no_cache or self.past_caches)
+            found = self._attempt(route, path, limit, no_cache=trip.no_cache or past_caches)
             stats.requests += 1
             if isinstance(found, bytes):
                 stats.received += len(found)

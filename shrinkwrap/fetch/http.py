@@ -52,9 +52,35 @@ class Network:
 
 
 class Transfers(Protocol):
-    """Fetches bulk objects; one of :mod:`shrinkwrap.fetch.bulk` and :mod:`shrinkwrap.fetch.plain`."""
+    """Fetches bulk objects; one of :mod:`shrinkwrap.fetch.bulk` and :mod:`shrinkwrap.fetch.plain`.
+
+    Attributes:
+        passes_caches: it heeds :attr:`Request.past_caches`.
+    """
+
+    @property
+    def passes_caches(self) -> bool: ...
 
     def fetch(self, requests: Iterable[Request]) -> Iterator[Outcome]: ...
+    def close(self) -> None: ...
+
+
+class Control(Protocol):
+    """Fetches control files; one of :mod:`shrinkwrap.fetch.few` and :mod:`shrinkwrap.fetch.control`."""
+
+    def get(self, name: str, limit: int, *, past_caches: bool = False) -> bytes:
+        """The file ``name`` below the repository's URL, of at most ``limit`` bytes.
+
+        Args:
+            past_caches: an answer was not to be trusted: caches are asked to look themselves.
+
+        Raises:
+            MissingObject: every host says that it has no such file.
+            NetworkError: no host could be asked.
+            CorruptObject: larger than ``limit``, wherever it was found.
+        """
+        ...
+
     def close(self) -> None: ...
 
 
@@ -62,12 +88,11 @@ class HttpSource:
     """A repository on web servers. Belongs to one thread."""
 
     def __init__(self, config: SourceConfig, notice: Notice | None = None, stats: FetchStats | None = None) -> None:
-        from shrinkwrap.fetch.control import Control
-
         self.stats = FetchStats() if stats is None else stats
         self._network = network_of(config, self.stats, notice)
-        self._control = Control(self._network)
+        self._control: Control | None = None
         self._transfers: Transfers | None = None
+        self._past_caches = False
         self._closed = False
 
     @property
@@ -75,22 +100,28 @@ class HttpSource:
         return shown(self._network.mirrors.current.url)
 
     def control(self, name: str, limit: int) -> bytes:
-        return self._control.get(name, limit)
+        if self._control is None:
+            self._control = open_control(self._network, self._open())
+        return self._control.get(name, limit, past_caches=self._past_caches)
 
     def next_host(self) -> bool:
-        self._control.past_caches = True
+        self._past_caches = True
         return self._network.mirrors.next_host()
 
     def fetch(self, requests: Iterable[Request]) -> Iterator[Outcome]:
         if self._closed:
             raise UsageError("this source has been closed")
+        return self._open().fetch(requests)
+
+    def _open(self) -> Transfers:
         if self._transfers is None:
             self._transfers = open_transfers(self._network)
-        return self._transfers.fetch(requests)
+        return self._transfers
 
     def close(self) -> None:
         self._closed = True
-        self._control.close()
+        if self._control is not None:
+            self._control.close()
         if self._transfers is not None:
             self._transfers.close()
 
@@ -132,6 +163,20 @@ def open_transfers(network: Network) -> Transfers:
     from shrinkwrap.fetch.plain import PlainTransfers
 
     return PlainTransfers(network)
+
+
+def open_control(network: Network, transfers: Transfers) -> Control:
+    """Control requests by libcurl, which is there for the objects anyway; by httpx where it is not.
+
+    httpx takes a quarter of a second to import: longer than all else that a run does which finds nothing new.
+    """
+    if transfers.passes_caches:
+        from shrinkwrap.fetch.few import TransferredControl
+
+        return TransferredControl(transfers)
+    from shrinkwrap.fetch.control import HttpxControl
+
+    return HttpxControl(network)
 
 
 def judge_status(status: int, *, proxied: bool, proxy_error: bool) -> Failure | None:

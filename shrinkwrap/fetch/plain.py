@@ -51,6 +51,8 @@ _GLANCE: Final = 0.5
 class PlainTransfers:
     """The fetcher of one source. Belongs to one thread; fetches may be nested."""
 
+    passes_caches: Final = False
+
     def __init__(self, network: Network) -> None:
         self._network = network
         self._idle: list[_Crew] = []

@@ -43,6 +43,8 @@ class Request:
         span: offset and length in bytes, for a piece of an external file. The server need not answer with 206: a full
             answer is cut to the span by the source.
         key: the caller's own.
+        past_caches: caches on the way are asked to look themselves. For control requests; the fetcher by
+            ``http.client`` never gets such.
     """
 
     path: bytes
@@ -51,6 +53,7 @@ class Request:
     external: bool = False
     span: tuple[int, int] | None = None
     key: Any = None
+    past_caches: bool = False
 
 
 class Outcome(NamedTuple):

@@ -434,7 +434,7 @@ def test_a_run_with_nothing_to_do_asks_for_the_manifest_alone(
     number = len(variant.requests())
     modules = _imported(*args)
     assert [one.path for one in variant.requests()[number:]] == [f"{FQRN}/.cvmfspublished"]
-    assert _of(modules, ("pycurl", "pathspec", "xxhash", "multiprocessing")) == []
+    assert _of(modules, ("httpx", "pydantic", "pathspec", "xxhash", "multiprocessing")) == []
     assert first.json["reason"] == "exported"
     again = call(*args).ok().json
     assert again["reason"] == "unchanged"
