@@ -11,9 +11,10 @@ from shrinkwrap.engine.work import Item
 #: A batch goes out when it has this many objects or bytes of content.
 BATCH_ITEMS: Final = 512
 BATCH_BYTES: Final = 32 * limits.MIB
-#: Objects that wait in all lanes together; beyond it the fullest lane goes out.
-WAITING_ITEMS: Final = 16_384
-#: Wishes for one item that are joined; with more its lane goes out. A payload grows with each of them.
+#: Wishes that wait in all lanes together, for objects or for one more path of an object that waits: memory grows with
+#: each of them. Beyond it the fullest lane goes out.
+WAITING: Final = 32_768
+#: Wishes for one item that are joined; with more its lane goes out. To join one more, all of them are copied.
 JOINED_ITEMS: Final = 1_024
 #: Eight folders of the store to a lane: batches stay large enough to keep many transfers in flight, and there are lanes
 #: enough for many workers.
@@ -42,6 +43,7 @@ class Batcher:
         self._lanes: dict[int, dict[str, Item]] = {}
         self._bytes: dict[int, int] = {}
         self._joined: dict[str, int] = {}
+        self._wishes = [0] * LANES
         self._waiting = 0
 
     def add(self, item: Item) -> bool:
@@ -52,26 +54,28 @@ class Batcher:
         if items is None:
             items = self._lanes[lane] = {}
             self._bytes[lane] = 0
+        self._wishes[lane] += 1
+        self._waiting += 1
         there = items.get(name)
         if there is not None:
             items[name] = self._join(there, item)
-            joined = self._joined[name] = self._joined.get(name, 0) + 1
-            if joined >= JOINED_ITEMS:
+            full = self._joined[name] = self._joined.get(name, 0) + 1
+            if full >= JOINED_ITEMS:
                 self._flush(lane)
-            return False
-        items[name] = item
-        size = self._bytes[lane] = self._bytes[lane] + item.content.size
-        self._waiting += 1
-        if len(items) >= BATCH_ITEMS or size >= BATCH_BYTES:
-            self._flush(lane)
-        elif self._waiting >= WAITING_ITEMS:
-            self._flush(max(self._lanes, key=lambda lane: len(self._lanes[lane])))
-        return True
+        else:
+            items[name] = item
+            size = self._bytes[lane] = self._bytes[lane] + item.content.size
+            if len(items) >= BATCH_ITEMS or size >= BATCH_BYTES:
+                self._flush(lane)
+        if self._waiting >= WAITING:
+            self._flush(max(self._lanes, key=self._wishes.__getitem__))
+        return there is None
 
     def _flush(self, lane: int) -> None:
         items = self._lanes.pop(lane)
         del self._bytes[lane]
-        self._waiting -= len(items)
+        self._waiting -= self._wishes[lane]
+        self._wishes[lane] = 0
         for name in items.keys() & self._joined.keys():
             del self._joined[name]
         self._emit([items[name] for name in sorted(items)], frozenset((lane,)))
@@ -94,4 +98,5 @@ class Batcher:
         self._lanes.clear()
         self._bytes.clear()
         self._joined.clear()
+        self._wishes = [0] * LANES
         self._waiting = 0

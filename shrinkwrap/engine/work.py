@@ -59,7 +59,10 @@ class OpenSink(Protocol):
         ...
 
     def put(self, item: Item, data: bytes, /) -> None:
-        """The content, complete and verified, of an object that is small enough to be handed over whole."""
+        """The content, complete and verified, of an object that is small enough to be handed over whole.
+
+        A sink with a method ``judge`` (:data:`Judge`) gets what that made of the object's stored bytes instead.
+        """
         ...
 
     def begin(self, item: Item) -> ObjectFile: ...
@@ -116,14 +119,24 @@ class Result:
     counters: dict[str, int] = field(default_factory=dict)
 
 
+#: Judges the stored bytes of a small object; gives what the sink wants of it. Raises CorruptObject.
+Judge = Callable[[bytes, Content], Any]
+
+
+def _inflated(data: bytes, content: Content) -> bytes:
+    """What most sinks want: the content."""
+    return judged(data, content.digest, content.size, content.compressed)
+
+
 class _Whole:
     """A small object in one piece, which never sees a file before it is complete and judged. Its own body."""
 
-    __slots__ = ("_pieces", "data", "item")
+    __slots__ = ("_judge", "_pieces", "data", "item")
 
-    def __init__(self, item: Item) -> None:
+    def __init__(self, item: Item, judge: Judge) -> None:
         self.item = item
-        self.data = b""
+        self.data: Any = b""
+        self._judge = judge
         self._pieces: list[bytes] = []
 
     def start(self) -> None:
@@ -134,10 +147,7 @@ class _Whole:
 
     def finish(self) -> None:
         pieces = self._pieces
-        content = self.item.content
-        self.data = judged(
-            pieces[0] if len(pieces) == 1 else b"".join(pieces), content.digest, content.size, content.compressed
-        )
+        self.data = self._judge(pieces[0] if len(pieces) == 1 else b"".join(pieces), self.item.content)
         pieces.clear()
 
 
@@ -263,11 +273,13 @@ class Worker:
         self.source = source
         self._sink = sink
         self._progress = progress
+        # A sink that keeps objects as they are stored judges them itself, while another host can still be asked.
+        self._judge: Judge = getattr(sink, "judge", _inflated)
 
     def run(self, batch: list[Item]) -> Result:
         """Deal with one batch. What cannot be had is in the result; an error of the sink (a full disk) is raised."""
         result = Result(items=len(batch))
-        sink, progress = self._sink, self._progress
+        sink, progress, judge = self._sink, self._progress, self._judge
         # Of each group the first that is not there is fetched; the others are made from it.
         followers: dict[str, list[Item]] = {}
         open_assemblies: set[_Assembly] = set()
@@ -285,7 +297,7 @@ class Worker:
                     followers[group] = []
                     content = item.content
                     if content.size <= SMALL and not content.chunks:
-                        whole = _Whole(item)
+                        whole = _Whole(item, judge)
                         path = content.external or content.digest.object_path().encode()
                         yield Request(path, whole, _limit(content), content.external is not None, None, whole)
                         continue

@@ -282,7 +282,7 @@ def test_large_jobs_do_once(number: int, size: int, large: bool) -> None:
 def test_no_lane_is_out_twice_and_all_results_arrive(workers: int, seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
     chosen = random.Random(seed)
     monkeypatch.setattr("shrinkwrap.engine.batches.BATCH_ITEMS", chosen.choice([1, 2, 5]))
-    monkeypatch.setattr("shrinkwrap.engine.batches.WAITING_ITEMS", chosen.choice([10, 100]))
+    monkeypatch.setattr("shrinkwrap.engine.batches.WAITING", chosen.choice([10, 100]))
     told = Told()
     slow = Slow(seed)
     dispatcher = told.dispatcher(Local(), JOB, workers, lambda: slow, large=True)
