@@ -12,8 +12,9 @@ import socket
 import sys
 import threading
 import traceback
+from collections.abc import Iterator
 from contextlib import suppress
-from typing import Final
+from typing import Any, Final
 
 from shrinkwrap.engine.pool import STOPS, receive, send
 from shrinkwrap.errors import ShrinkwrapError
@@ -32,12 +33,13 @@ def main() -> None:
     messages: queue.SimpleQueue[bytes] = queue.SimpleQueue()
     with socket.socket(fileno=int(sys.argv[1])) as sock:
         threading.Thread(target=_read, args=(sock, messages), daemon=True).start()
+        calls = _Calls(messages)
         while True:
-            answer = _answer(messages.get())
-            try:
-                send(sock, answer)
-            except ConnectionError:
-                return
+            for answer in calls.answers():
+                try:
+                    send(sock, answer)
+                except ConnectionError:
+                    return
 
 
 def _read(sock: socket.socket, messages: queue.SimpleQueue[bytes]) -> None:
@@ -57,12 +59,52 @@ def _read(sock: socket.socket, messages: queue.SimpleQueue[bytes]) -> None:
         os._exit(code)
 
 
-def _answer(message: bytes) -> bytes:
-    try:
-        fn, args, kwargs = pickle.loads(message)  # noqa: S301 - from our own parent
-        return pickle.dumps((True, fn(*args, **kwargs)), pickle.HIGHEST_PROTOCOL)
-    except Exception as exc:  # noqa: BLE001 - raised again where the call was made
-        return _refusal(exc)
+class _Calls:
+    """Calls as they come in, and the answers to them in the same order.
+
+    A function that has a method ``stream`` is handed further calls of it, if they are there, while it is at work on the
+    one before: it takes an iterator of the arguments of each, and gives an iterator of results.
+    """
+
+    def __init__(self, messages: queue.SimpleQueue[bytes]) -> None:
+        self._messages = messages
+        #: A call that was drawn for a stream which it is none of.
+        self._next: tuple[Any, ...] | None = None
+        #: Calls that were drawn and not answered.
+        self._open = 0
+
+    def answers(self) -> Iterator[bytes]:
+        """Waits for a call; answers it, and all that are drawn meanwhile."""
+        self._open = 1
+        try:
+            fn, args, kwargs = self._next or pickle.loads(self._messages.get())  # noqa: S301 - from our own parent
+            self._next = None
+            stream = None if kwargs else getattr(fn, "stream", None)
+            for value in [fn(*args, **kwargs)] if stream is None else stream(self._further(fn, args)):
+                packed = pickle.dumps((True, value), pickle.HIGHEST_PROTOCOL)
+                self._open -= 1
+                yield packed
+            if self._open:
+                raise RuntimeError(f"{fn!r} left {self._open} calls unanswered")
+        except Exception as exc:  # noqa: BLE001 - raised again where the call was made
+            refusal = _refusal(exc)
+            for _ in range(self._open):
+                yield refusal
+
+    def _further(self, fn: object, args: tuple[Any, ...]) -> Iterator[tuple[Any, ...]]:
+        yield args
+        while self._next is None:
+            try:
+                message = self._messages.get_nowait()
+            except queue.Empty:
+                return
+            self._open += 1
+            call = pickle.loads(message)  # noqa: S301 - from our own parent
+            if call[0] is fn and not call[2]:
+                yield call[1]
+            else:
+                self._open -= 1
+                self._next = call
 
 
 def _refusal(exc: Exception) -> bytes:

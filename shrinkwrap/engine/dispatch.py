@@ -9,9 +9,11 @@ from __future__ import annotations
 import marshal
 import os
 import pickle
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Executor, Future, wait
 from dataclasses import dataclass, field, replace
+from itertools import groupby
+from operator import itemgetter
 from typing import Final
 
 from shrinkwrap.cvmfs import limits
@@ -74,18 +76,41 @@ class _Opened:
 _opened: dict[bytes, _Opened] = {}
 
 
-def work(job: bytes, batch: bytes) -> Answer:
-    """Deal with a packed batch of a pickled job, which is opened when it is met first."""
+class Work:
+    """Deals with a packed batch of a pickled job, which is opened when it is met first.
+
+    A function that can be pickled. A process that has the next call already hands both to :meth:`stream`
+    (:mod:`shrinkwrap.engine.child`).
+    """
+
+    def __reduce__(self) -> str:
+        return "work"
+
+    def __call__(self, job: bytes, batch: bytes) -> Answer:
+        return next(self.stream([(job, batch)]))
+
+    def stream(self, calls: Iterable[tuple[bytes, bytes]]) -> Iterator[Answer]:
+        """An answer for each call, in order; calls are drawn while those before are being dealt with."""
+        for job, those in groupby(calls, key=itemgetter(0)):
+            opened = _open(job)
+            for result in opened.worker.stream(unpack(opened.job.sink, batch) for _, batch in those):
+                notices = opened.notices.copy()
+                opened.notices.clear()
+                yield Answer(result, opened.source.stats.take(), notices)
+
+
+#: What is sent to other processes.
+work: Final = Work()
+
+
+def _open(job: bytes) -> _Opened:
     opened = _opened.get(job)
     if opened is None:
         for other in _opened.values():
             other.worker.close()
         _opened.clear()
         opened = _opened[job] = _Opened(pickle.loads(job))  # noqa: S301 - from the process that began the run
-    result = opened.worker.run(unpack(opened.job.sink, batch))
-    notices = opened.notices.copy()
-    opened.notices.clear()
-    return Answer(result, opened.source.stats.take(), notices)
+    return opened
 
 
 def workers_for(wish: int) -> int:

@@ -7,7 +7,8 @@ inflated, and inflation never gives more than the catalog's size (FORMAT.md §2.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, Final, NamedTuple, Protocol
 
@@ -119,6 +120,21 @@ class Result:
     counters: dict[str, int] = field(default_factory=dict)
 
 
+class _Begun:
+    """A batch that is being dealt with.
+
+    ``left``: objects on their way; ``drawn``: no more come; ``followers``: items of the groups that are on their way.
+    """
+
+    __slots__ = ("drawn", "followers", "left", "result")
+
+    def __init__(self, items: int) -> None:
+        self.left = 0
+        self.drawn = False
+        self.followers: dict[str, list[Item]] = {}
+        self.result = Result(items=items)
+
+
 #: Judges the stored bytes of a small object; gives what the sink wants of it. Raises CorruptObject.
 Judge = Callable[[bytes, Content], Any]
 
@@ -131,10 +147,11 @@ def _inflated(data: bytes, content: Content) -> bytes:
 class _Whole:
     """A small object in one piece, which never sees a file before it is complete and judged. Its own body."""
 
-    __slots__ = ("_judge", "_pieces", "data", "item")
+    __slots__ = ("_judge", "_pieces", "data", "item", "state")
 
-    def __init__(self, item: Item, judge: Judge) -> None:
+    def __init__(self, item: Item, judge: Judge, state: _Begun) -> None:
         self.item = item
+        self.state = state
         self.data: Any = b""
         self._judge = judge
         self._pieces: list[bytes] = []
@@ -165,10 +182,11 @@ def judged(data: bytes, digest: Digest, size: int, compressed: bool) -> bytes:
 class _Assembly:
     """An object on its way: its file, and how many pieces are still to come."""
 
-    __slots__ = ("error", "file", "item", "left")
+    __slots__ = ("error", "file", "item", "left", "state")
 
-    def __init__(self, item: Item, pieces: int) -> None:
+    def __init__(self, item: Item, pieces: int, state: _Begun) -> None:
         self.item = item
+        self.state = state
         self.left = pieces
         self.file: ObjectFile | None = None
         self.error: ShrinkwrapError | None = None
@@ -278,61 +296,89 @@ class Worker:
 
     def run(self, batch: list[Item]) -> Result:
         """Deal with one batch. What cannot be had is in the result; an error of the sink (a full disk) is raised."""
-        result = Result(items=len(batch))
-        sink, progress, judge = self._sink, self._progress, self._judge
-        # Of each group the first that is not there is fetched; the others are made from it.
-        followers: dict[str, list[Item]] = {}
-        open_assemblies: set[_Assembly] = set()
+        return next(self.stream([batch]))
 
-        def requests() -> Iterator[Request]:
-            resolve = sink.resolve
+    def stream(self, batches: Iterable[list[Item]]) -> Iterator[Result]:
+        """Deal with one batch after the other, a result for each, in their order.
+
+        The next one is drawn while the last objects of the one before are still on their way, so that as many as may
+        be in flight always are. No two batches may have items of one group.
+        """
+        begun: deque[_Begun] = deque()
+        open_assemblies: set[_Assembly] = set()
+        try:
+            requests = self._requests(batches, begun, open_assemblies)
+            for request, error, received, _ in self.source.fetch(requests):
+                unit: _Whole | _Assembly = request.key
+                state = unit.state
+                state.result.received += received
+                self._progress(0, received, 0)
+                if type(unit) is _Whole:
+                    state.left -= 1
+                    item = unit.item
+                    # An item of the group that is drawn after this looks for itself.
+                    followers = state.followers.pop(item.group)
+                    if error is None:
+                        self._sink.put(item, unit.data)
+                        self._put(item, followers, state.result)
+                    else:
+                        self._lost(item, error, followers, state.result)
+                else:
+                    assert type(unit) is _Assembly
+                    unit.left -= 1
+                    if error is not None and unit.error is None:
+                        unit.error = error
+                    if unit.left == 0:
+                        state.left -= 1
+                        open_assemblies.discard(unit)
+                        self._finish(unit, state.followers.pop(unit.item.group), state.result)
+                while begun[0].drawn and not begun[0].left:
+                    yield self._ended(begun.popleft())
+                    if not begun:
+                        break
+            while begun:
+                yield self._ended(begun.popleft())
+        finally:
+            for assembly in open_assemblies:
+                if assembly.file is not None:
+                    self._sink.discard(assembly.file)
+
+    def _requests(
+        self, batches: Iterable[list[Item]], begun: deque[_Begun], open_assemblies: set[_Assembly]
+    ) -> Iterator[Request]:
+        """The transfers that batches need, drawn as there is room for them."""
+        sink, judge = self._sink, self._judge
+        resolve = sink.resolve
+        for batch in batches:
+            state = _Begun(len(batch))
+            begun.append(state)
+            # Of each group the first that is not there is fetched; the others are made from it.
+            followers = state.followers
             for item in batch:
                 group = item.group
                 waiting = followers.get(group)
                 if waiting is not None:
                     waiting.append(item)
                 elif resolve(item):
-                    progress(1, 0, 0)
+                    self._progress(1, 0, 0)
                 else:
                     followers[group] = []
+                    state.left += 1
                     content = item.content
                     if content.size <= SMALL and not content.chunks:
-                        whole = _Whole(item, judge)
+                        whole = _Whole(item, judge, state)
                         path = content.external or content.digest.object_path().encode()
                         yield Request(path, whole, _limit(content), content.external is not None, None, whole)
                         continue
-                    assembly = _Assembly(item, max(1, len(content.chunks)))
+                    assembly = _Assembly(item, max(1, len(content.chunks)), state)
                     open_assemblies.add(assembly)
                     yield from _requests(sink, assembly)
+            state.drawn = True
 
-        try:
-            for request, error, received, _ in self.source.fetch(requests()):
-                result.received += received
-                progress(0, received, 0)
-                unit: _Whole | _Assembly = request.key
-                # An item of the group that is drawn after this looks for itself.
-                if type(unit) is _Whole:
-                    item = unit.item
-                    if error is None:
-                        sink.put(item, unit.data)
-                        self._put(item, followers.pop(item.group), result)
-                    else:
-                        self._lost(item, error, followers.pop(item.group), result)
-                    continue
-                assert type(unit) is _Assembly
-                unit.left -= 1
-                if error is not None and unit.error is None:
-                    unit.error = error
-                if unit.left == 0:
-                    open_assemblies.discard(unit)
-                    self._finish(unit, followers.pop(unit.item.group), result)
-        finally:
-            for assembly in open_assemblies:
-                if assembly.file is not None:
-                    sink.discard(assembly.file)
-        for name, count in sink.end_batch().items():
-            result.counters[name] = result.counters.get(name, 0) + count
-        result.notes = sink.take_notes()
+    def _ended(self, state: _Begun) -> Result:
+        result = state.result
+        result.counters = self._sink.end_batch()
+        result.notes = self._sink.take_notes()
         return result
 
     def _finish(self, assembly: _Assembly, followers: list[Item], result: Result) -> None:

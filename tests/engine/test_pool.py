@@ -111,6 +111,39 @@ def test_answers_come_as_they_are_ready(shared: Processes, tmp_path: Path) -> No
     assert [future.result(PATIENCE) for future in quick] == list(range(5))
 
 
+def test_a_function_that_streams_draws_the_call_that_waits_for_it(tmp_path: Path) -> None:
+    gate = str(tmp_path / "gate")
+    with Processes(1) as pool:
+        two = [pool.submit(calls.streamed, gate, number) for number in range(2)]
+        until(two[1].running)
+        Path(gate).touch()
+        assert [future.result(PATIENCE) for future in two] == [(2, 0), (2, 1)]
+        assert pool.submit(calls.streamed, gate, 5).result(PATIENCE) == (1, 5)
+
+
+def test_a_call_of_another_kind_is_none_of_a_streams(tmp_path: Path) -> None:
+    gate = str(tmp_path / "gate")
+    with Processes(1) as pool:
+        one, other = pool.submit(calls.streamed, gate, 1), pool.submit(calls.echo, "other")
+        until(other.running)
+        Path(gate).touch()
+        assert one.result(PATIENCE) == (1, 1)
+        assert other.result(PATIENCE) == "other"
+
+
+@pytest.mark.parametrize(("what", "error"), [("raise", ValueError), ("silence", RuntimeError)])
+def test_a_stream_that_fails_is_the_error_of_every_call_that_it_drew(
+    what: str, error: type[Exception], tmp_path: Path
+) -> None:
+    gate = str(tmp_path / "gate")
+    with Processes(1) as pool:
+        two = [pool.submit(calls.streamed, gate, what), pool.submit(calls.streamed, gate, 1)]
+        until(two[1].running)
+        Path(gate).touch()
+        assert [type(error_of(future)) for future in two] == [error, error]
+        assert pool.submit(calls.echo, 3).result(PATIENCE) == 3
+
+
 def test_thousands_of_small_calls_are_all_answered(shared: Processes) -> None:
     futures = [shared.submit(calls.echo, number) for number in range(5000)]
     assert [future.result(PATIENCE) for future in futures] == list(range(5000))

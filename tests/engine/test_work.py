@@ -200,6 +200,61 @@ def test_nothing_in_a_batch_is_nothing_to_do(publisher: Publisher, sink: FolderS
     assert run.sink.closed
 
 
+class Late(Recording):
+    """Answers a request only when it has so many in flight, or nothing more is drawn."""
+
+    def fetch(self, requests: Iterable[Request]) -> Iterator[Outcome]:
+        flying: list[Request] = []
+        for request in requests:
+            flying.append(request)
+            if len(flying) == 3:
+                yield from super().fetch([flying.pop()])
+        for request in flying:
+            yield from super().fetch([request])
+
+
+@BOTH
+def test_the_next_batch_is_drawn_while_the_last_objects_of_one_are_on_their_way(
+    publisher: Publisher, sink: FolderSink, monkeypatch: pytest.MonkeyPatch, way: Way
+) -> None:
+    way(monkeypatch)
+    builder = publisher.catalog()
+    for name in b"abcde":
+        builder.file(b"/%c" % name, noise(1000, name))
+    builder.file(b"/f", pieces=[noise(500, 1), noise(500, 2)])
+    found = list(items(publisher, builder).values())
+    drawn: list[int] = []
+
+    def batches() -> Iterator[list[Item]]:
+        for number, batch in enumerate((found[:2], [], found[2:4], found[4:])):
+            drawn.append(number)
+            yield batch
+
+    opened = sink.open()
+    worker = Worker(Late(open_source(publisher.config())), opened)
+    results = [(result.items, result.fetched, len(drawn)) for result in worker.stream(batches())]
+    worker.close()
+    # What was drawn first waits longest: the first batch ends last, and the others after it.
+    assert results == [(2, 2, 4), (0, 0, 4), (2, 2, 4), (2, 2, 4)]
+    assert {item.path: sink.content(item) for item in found} == {
+        **{b"/%c" % name: noise(1000, name) for name in b"abcde"},
+        b"/f": noise(500, 1) + noise(500, 2),
+    }
+
+
+def test_an_error_of_the_sink_ends_all_batches_that_were_begun(publisher: Publisher, sink: FolderSink) -> None:
+    builder = publisher.catalog()
+    for name in b"abcd":
+        builder.file(b"/%c" % name, noise(1000, name))
+    found = list(items(publisher, builder).values())
+    opened = replace(sink, fails="commit", path=b"/c").open()
+    worker = Worker(Late(open_source(publisher.config())), opened)
+    with pytest.raises(OSError, match="no space left"):
+        list(worker.stream([found[:2], found[2:]]))
+    worker.close()
+    assert opened.files == []
+
+
 def test_external_chunks_are_asked_for_by_their_spans(publisher: Publisher, sink: FolderSink) -> None:
     builder = publisher.catalog()
     builder.file(b"/d/f", pieces=[b"abc", b"de"], compressed=False, external=True)
