@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Iterable
 from typing import Final
 
 from shrinkwrap.cvmfs import limits
@@ -11,6 +11,8 @@ from shrinkwrap.engine.work import Item
 #: A batch goes out when it has this many objects or bytes of content.
 BATCH_ITEMS: Final = 512
 BATCH_BYTES: Final = 32 * limits.MIB
+#: Objects that are worth a batch while somebody has nothing to do.
+SMALL_BATCH: Final = 128
 #: Wishes that wait in all lanes together, for objects or for one more path of an object that waits: memory grows with
 #: each of them. Beyond it the fullest lane goes out.
 WAITING: Final = 32_768
@@ -20,31 +22,49 @@ JOINED_ITEMS: Final = 1_024
 #: enough for many workers.
 _FOLDERS: Final = 8
 LANES: Final = 256 // _FOLDERS
+#: At the end so many batches are made of what is left, so that nobody waits long for the last of them.
+_LAST: Final = 12
+
+Emit = Callable[[list[Item], frozenset[int]], None]
 
 
-def lane_of(name: str) -> int:
-    """The lane of an object: one worker at a time owns it, so that it can look for an object and make it unraced."""
-    return int(name[:2], 16) // _FOLDERS
+def folder_of(name: str) -> int:
+    """The folder of an object: one worker at a time owns it, so that it can look for an object and make it unraced."""
+    return int(name[:2], 16)
+
+
+def _nobody() -> None:
+    return None
 
 
 class Batcher:
-    """Collects items by lane and hands out full batches.
+    """Collects items by lane and hands out batches.
 
     Items of one name are joined by ``join``. Within a batch items lie in the order of their folders.
 
     Args:
-        emit: takes a batch and its lanes.
+        emit: takes a batch and its folders.
         join: the payload of an item that is wanted twice.
+        idle: asked now and then: the folders that are being worked on, if there is somebody who has nothing to do; else
+            None. Then lanes that are not full go out, together.
     """
 
-    def __init__(self, emit: Callable[[list[Item], frozenset[int]], None], join: Callable[[Item, Item], Item]) -> None:
+    def __init__(
+        self,
+        emit: Emit,
+        join: Callable[[Item, Item], Item],
+        idle: Callable[[], Collection[int] | None] = _nobody,
+    ) -> None:
         self._emit = emit
         self._join = join
+        self._idle = idle
         self._lanes: dict[int, dict[str, Item]] = {}
         self._bytes: dict[int, int] = {}
         self._joined: dict[str, int] = {}
         self._wishes = [0] * LANES
         self._waiting = 0
+        #: Objects that come before somebody is asked whether there is enough to do.
+        self._ask = SMALL_BATCH
 
     def add(self, item: Item) -> bool:
         """Take an item; False if it was joined to one that waits."""
@@ -61,40 +81,71 @@ class Batcher:
             items[name] = self._join(there, item)
             full = self._joined[name] = self._joined.get(name, 0) + 1
             if full >= JOINED_ITEMS:
-                self._flush(lane)
+                self._flush((lane,))
         else:
             items[name] = item
             size = self._bytes[lane] = self._bytes[lane] + item.content.size
             if len(items) >= BATCH_ITEMS or size >= BATCH_BYTES:
-                self._flush(lane)
+                self._flush((lane,))
+            else:
+                self._ask -= 1
+                if not self._ask:
+                    self._feed()
         if self._waiting >= WAITING:
-            self._flush(max(self._lanes, key=self._wishes.__getitem__))
+            self._flush((max(self._lanes, key=self._wishes.__getitem__),))
         return there is None
 
-    def _flush(self, lane: int) -> None:
-        items = self._lanes.pop(lane)
-        del self._bytes[lane]
-        self._waiting -= self._wishes[lane]
-        self._wishes[lane] = 0
-        for name in items.keys() & self._joined.keys():
-            del self._joined[name]
-        self._emit([items[name] for name in sorted(items)], frozenset((lane,)))
+    def _feed(self) -> None:
+        """If somebody has nothing to do, and there is enough that nobody else is at, hand it out."""
+        self._ask = SMALL_BATCH // 2
+        taken = self._idle()
+        if taken is None:
+            return
+        busy = {folder // _FOLDERS for folder in taken}
+        free = sorted((lane for lane in self._lanes if lane not in busy), key=lambda lane: -len(self._lanes[lane]))
+        lanes: list[int] = []
+        objects = size = 0
+        for lane in free:
+            lanes.append(lane)
+            objects += len(self._lanes[lane])
+            size += self._bytes[lane]
+            if objects >= SMALL_BATCH or size >= BATCH_BYTES:
+                self._flush(lanes)
+                return
+
+    def _flush(self, lanes: Iterable[int]) -> None:
+        batch: list[Item] = []
+        for lane in sorted(lanes):
+            items = self._lanes.pop(lane)
+            del self._bytes[lane]
+            self._waiting -= self._wishes[lane]
+            self._wishes[lane] = 0
+            for name in items.keys() & self._joined.keys():
+                del self._joined[name]
+            batch.extend(items[name] for name in sorted(items))
+        self._emit(batch, frozenset(folder_of(item.name) for item in batch))
 
     def finish(self) -> None:
-        """Hand out what is left: small lanes together, so that a small job is not cut into tiny batches."""
+        """Hand out what is left: small lanes together, so that a small job is not cut into tiny batches.
+
+        Here a batch is any number of folders, and all are of about the same size.
+        """
+        left = sum(map(len, self._lanes.values()))
+        most = min(BATCH_ITEMS, max(SMALL_BATCH, left // _LAST))
         batch: list[Item] = []
-        lanes: list[int] = []
         size = 0
+        folder = ""
         for lane in sorted(self._lanes):
             items = self._lanes[lane]
-            batch.extend(items[name] for name in sorted(items))
-            lanes.append(lane)
-            size += self._bytes[lane]
-            if len(batch) >= BATCH_ITEMS or size >= BATCH_BYTES:
-                self._emit(batch, frozenset(lanes))
-                batch, lanes, size = [], [], 0
+            for name in sorted(items):
+                if name[:2] != folder and (len(batch) >= most or size >= BATCH_BYTES):
+                    self._emit(batch, frozenset(folder_of(item.name) for item in batch))
+                    batch, size = [], 0
+                folder = name[:2]
+                batch.append(items[name])
+                size += items[name].content.size
         if batch:
-            self._emit(batch, frozenset(lanes))
+            self._emit(batch, frozenset(folder_of(item.name) for item in batch))
         self._lanes.clear()
         self._bytes.clear()
         self._joined.clear()

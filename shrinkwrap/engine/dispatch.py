@@ -9,7 +9,7 @@ from __future__ import annotations
 import marshal
 import os
 import pickle
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Executor, Future, wait
 from dataclasses import dataclass, field, replace
 from itertools import groupby
@@ -19,6 +19,7 @@ from typing import Final
 from shrinkwrap.cvmfs import limits
 from shrinkwrap.cvmfs.digest import Digest
 from shrinkwrap.cvmfs.entry import Chunk
+from shrinkwrap.engine.pool import AHEAD
 from shrinkwrap.engine.work import Item, Result, Sink, Worker
 from shrinkwrap.fetch.source import MAX_TRANSFERS_PER_HOST, SourceConfig, open_source
 from shrinkwrap.fetch.types import FetchStats
@@ -150,7 +151,7 @@ def unpack(sink: Sink, data: bytes) -> list[Item]:
 
 
 class Dispatcher:
-    """Gives batches out, at most one of a lane at a time, and collects what became of them.
+    """Gives batches out, at most one of a folder at a time, and collects what became of them.
 
     Args:
         local: the worker in this process.
@@ -195,7 +196,16 @@ class Dispatcher:
         self._out: dict[Future[Answer], frozenset[int]] = {}
         self._told: set[str] = set()
 
-    def give(self, batch: list[Item], lanes: frozenset[int]) -> None:
+    def idle(self) -> Collection[int] | None:
+        """The folders that are being worked on, if somebody has nothing to do, or nothing to go on with; else None."""
+        if self._pool is None and (self._workers == 1 or self._small > 0):
+            return None
+        self._collect(block=False)
+        if len(self._out) >= AHEAD * self._workers:
+            return None
+        return frozenset().union(*self._out.values())
+
+    def give(self, batch: list[Item], folders: frozenset[int]) -> None:
         """Have a batch dealt with; waits while there is enough to do. Raises what a worker raised."""
         if self._pool is None and self._workers > 1 and (self._small <= 0 or self._light <= 0):
             self._open()
@@ -207,9 +217,9 @@ class Dispatcher:
         # Packed while the others work: this process is the one that everybody waits for.
         packed = pack(self._sink, batch)
         self._collect(block=False)
-        while len(self._out) >= 2 * self._workers + 1 or any(lanes & taken for taken in self._out.values()):
+        while len(self._out) > AHEAD * self._workers or any(folders & taken for taken in self._out.values()):
             self._collect(block=True)
-        self._out[self._pool.submit(work, self._job, packed)] = lanes
+        self._out[self._pool.submit(work, self._job, packed)] = folders
 
     def _open(self) -> None:
         try:

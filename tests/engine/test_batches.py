@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from shrinkwrap.cvmfs.digest import Digest
 from shrinkwrap.engine import batches as module
-from shrinkwrap.engine.batches import Batcher, lane_of
+from shrinkwrap.engine.batches import Batcher, folder_of
 from shrinkwrap.engine.work import Item
 from shrinkwrap.snapshot.view import Content
 
@@ -24,20 +24,24 @@ def join(one: Item, two: Item) -> Item:
 
 
 class Batches(list[list[Item]]):
-    """What was emitted, and the batcher that did it. Whatever goes out is in order, and says its lanes."""
+    """What was emitted, and the batcher that did it. Whatever goes out is in order, and says its folders.
+
+    Attributes:
+        busy: folders that somebody is at, for whom more may come; None: nobody is idle.
+    """
 
     def __init__(self) -> None:
         super().__init__()
-        self.lanes: list[frozenset[int]] = []
-        self.batcher = Batcher(self._emit, join)
+        self.lanes: list[set[int]] = []
+        self.busy: set[int] | None = None
+        self.batcher = Batcher(self._emit, join, lambda: self.busy)
 
-    def _emit(self, batch: list[Item], lanes: frozenset[int]) -> None:
-        assert lanes == {lane_of(one.name) for one in batch}
-        for lane in lanes:
-            names = [one.name for one in batch if lane_of(one.name) == lane]
-            assert names == sorted(names)
+    def _emit(self, batch: list[Item], folders: frozenset[int]) -> None:
+        assert folders == {folder_of(one.name) for one in batch}
+        names = [one.name for one in batch]
+        assert names == sorted(names)
         self.append(batch)
-        self.lanes.append(lanes)
+        self.lanes.append({folder // 8 for folder in folders})
 
     def names(self) -> list[list[str]]:
         return [[one.name for one in batch] for batch in self]
@@ -87,10 +91,48 @@ def test_every_object_goes_out_in_bounded_batches_of_one_lane_with_all_that_want
             assert all(wanted[number][0] == one.name for number in one.payload)
 
 
-def test_a_lane_is_eight_folders_and_every_folder_is_in_one() -> None:
-    lanes = [lane_of(f"{folder:02x}/x") for folder in range(256)]
-    assert lanes == [folder // 8 for folder in range(256)]
-    assert set(lanes) == set(range(module.LANES))
+def test_a_folder_is_what_a_name_begins_with() -> None:
+    assert [folder_of(f"{folder:02x}/x") for folder in range(256)] == list(range(256))
+
+
+def test_whoever_has_nothing_to_do_gets_lanes_that_nobody_is_at(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "SMALL_BATCH", 4)
+    out = Batches()
+    for name in ("a0/1", "b0/1", "a1/2", "c0/1", "c0/2"):
+        out.batcher.add(item(name))
+    assert out == []
+    # Asked after every second object from here on.
+    out.busy = {0xA7}
+    out.batcher.add(item("c0/3"))
+    assert out.names() == [["b0/1", "c0/1", "c0/2", "c0/3"]]
+    # Too little that nobody is at.
+    for name in ("d0/1", "d0/2", "a0/5", "a0/6", "d0/3", "a0/7"):
+        out.batcher.add(item(name))
+    assert len(out) == 1
+    out.busy = None
+    out.batcher.add(item("d0/4"))
+    out.batcher.add(item("d0/5"))
+    assert len(out) == 1
+    out.busy = set()
+    out.batcher.add(item("e0/1"))
+    out.batcher.add(item("e0/2"))
+    assert len(out) == 2
+    # The fullest first.
+    assert out.names()[1] == ["a0/1", "a0/5", "a0/6", "a0/7", "a1/2"]
+
+
+def test_what_is_left_at_the_end_is_shared_out_evenly(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "SMALL_BATCH", 10)
+    out = Batches()
+    for folder in range(256):
+        for number in range(3):
+            out.batcher.add(item(f"{folder:02x}/{number}"))
+    assert out == []
+    out.batcher.finish()
+    assert 10 <= len(out) <= 13
+    # No folder is in two batches: two workers may be at them at a time.
+    folders = [name[:2] for batch in out for name in {one.name[:2] for one in batch}]
+    assert sorted(folders) == [f"{folder:02x}" for folder in range(256)]
 
 
 def test_a_full_lane_goes_out_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -127,6 +169,7 @@ def test_when_too_much_waits_the_fullest_lane_goes_out(monkeypatch: pytest.Monke
 
 def test_at_the_end_small_lanes_go_out_together(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "BATCH_ITEMS", 4)
+    monkeypatch.setattr(module, "SMALL_BATCH", 4)
     out = Batches()
     for name in ("c0/1", "a0/1", "b0/1", "b0/2", "d0/1", "a0/2"):
         out.batcher.add(item(name))

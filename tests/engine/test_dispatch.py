@@ -1,4 +1,4 @@
-"""Batches given to this process and to others: each once, no lane twice at a time, and nothing said twice."""
+"""Batches given to this process and to others: each once, no folder twice at a time, and nothing said twice."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from support.sinks import FolderSink, item_of
 from shrinkwrap.cvmfs.digest import RMD160, SHA1, SHAKE128, Digest
 from shrinkwrap.cvmfs.entry import Chunk
 from shrinkwrap.engine import dispatch as module
-from shrinkwrap.engine.batches import Batcher, lane_of
+from shrinkwrap.engine.batches import Batcher, folder_of
 from shrinkwrap.engine.dispatch import Answer, Dispatcher, Job, pack, unpack, work, workers_for
 from shrinkwrap.engine.pool import Processes
 from shrinkwrap.engine.work import Failure, Item, Result, Worker
@@ -158,8 +158,8 @@ class Slow(Executor):
         batch = unpack(pickle.loads(job).sink, packed)
         future: Future[Any] = Future()
         with self._lock:
-            lanes = {lane_of(one.name) for one in batch}
-            both = lanes & {lane_of(one.name) for other in self.out.values() for one in other}
+            folders = {folder_of(one.name) for one in batch}
+            both = folders & {folder_of(one.name) for other in self.out.values() for one in other}
             if both:
                 self.twice.append(both)
             self.out[future] = batch
@@ -232,7 +232,7 @@ JOB = Job(SourceConfig("demo.example.org"), NoSink())
 
 
 def pour(dispatcher: Dispatcher, things: list[Item]) -> None:
-    batcher = Batcher(dispatcher.give, lambda one, two: one)
+    batcher = Batcher(dispatcher.give, lambda one, two: one, dispatcher.idle)
     try:
         for one in things:
             batcher.add(one)
@@ -279,7 +279,9 @@ def test_large_jobs_do_once(number: int, size: int, large: bool) -> None:
 
 @pytest.mark.parametrize("seed", range(4))
 @pytest.mark.parametrize("workers", [2, 8])
-def test_no_lane_is_out_twice_and_all_results_arrive(workers: int, seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_folder_is_out_twice_and_all_results_arrive(
+    workers: int, seed: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     chosen = random.Random(seed)
     monkeypatch.setattr("shrinkwrap.engine.batches.BATCH_ITEMS", chosen.choice([1, 2, 5]))
     monkeypatch.setattr("shrinkwrap.engine.batches.WAITING", chosen.choice([10, 100]))
