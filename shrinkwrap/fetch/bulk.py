@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import heapq
 import time
+from collections import deque
 from collections.abc import Iterable, Iterator
 from itertools import count
 from typing import Any, Final
@@ -56,6 +57,8 @@ _STALE: Final = frozenset({pycurl.E_SEND_ERROR, pycurl.E_RECV_ERROR, pycurl.E_GO
 
 #: Attempts of one request that may be cut off by pauses of our own without being counted.
 _MAX_EXCUSED: Final = 3
+#: Objects that are judged before the network is looked after again.
+_JUDGED: Final = 8
 #: Seconds between decisions on whether more transfers would be of use.
 _LOOK: Final = 0.25
 #: Bytes that libcurl takes from a socket at a time.
@@ -98,7 +101,9 @@ class _Slot:
     """One easy handle and the request that it works for."""
 
     __slots__ = (
+        "anew",
         "curl",
+        "failure",
         "fresh",
         "intake",
         "mirrors",
@@ -124,6 +129,11 @@ class _Slot:
         self.no_cache = False
         self.spans = False
         self.fresh = False
+        #: The next attempt is to be made by a new connection.
+        self.anew = False
+        #: How the last attempt ended, if libcurl was not content: its code and text, and whether a pause of our own may
+        #: have been the reason.
+        self.failure: tuple[int, str, bool] | None = None
         self.proxy_error = False
         curl.slot = self
         curl.setopt(pycurl.WRITEFUNCTION, self.intake.write)
@@ -166,62 +176,72 @@ class _Crew:
         #: handle.
         self._waiting: list[tuple[float, int, _Slot]] = []
         self._numbers = count()
+        #: Requests that are tried again as soon as there is room; what has ended and is not judged, or not told.
+        self._again: deque[_Slot] = deque()
+        self._ended: deque[_Slot | Outcome] = deque()
         self._patience = min(network.config.timeout_direct, network.config.timeout_proxy)
         self._closed = False
 
     def run(self, requests: Iterable[Request]) -> Iterator[Outcome]:
-        """Draw requests as handles become free, and yield what became of them."""
+        """Draw requests as transfers end, and yield what became of them.
+
+        What has arrived is judged only after the next requests are on their way: the network never waits for that.
+        """
         iterator = iter(requests)
         exhausted = False
-        waiting = self._waiting
-        ready: list[Outcome] = []
+        waiting, again, ended = self._waiting, self._again, self._ended
         transfers = self._transfers
         multi = self._multi
         perform, info_read = multi.perform, multi.info_read
         active = self._active
         awake = looked = time.monotonic()
         waited = 0.0
-        excused = False
+        paused = excused = False
         while True:
-            while waiting and waiting[0][0] <= awake:
+            while again and len(active) < transfers:
+                self._start(again.popleft())
+            while waiting and waiting[0][0] <= awake and len(active) < transfers:
                 slot = heapq.heappop(waiting)[2]
                 trip = slot.trip
                 if trip is not None and slot.mirrors.resume(trip, awake):
                     self._start(slot)
                 else:
-                    ready.append(self._lost(slot))
-            while not exhausted and len(active) + len(waiting) < transfers:
+                    ended.append(self._lost(slot))
+            # Memory is for as many as wait to be judged as are in flight.
+            while not exhausted and len(active) + len(waiting) + len(again) < transfers and len(ended) < transfers:
                 request = next(iterator, None)
                 if request is None:
                     exhausted = True
                     break
                 outcome = self._begin(request)
                 if outcome is not None:
-                    ready.append(outcome)
-                    break
+                    ended.append(outcome)
+            new = len(ended)
             if active:
                 perform()
-            for outcome in ready:
-                yield outcome
-                if self._closed:
-                    return
-            ready.clear()
+                more = True
+                while more:
+                    left, done, failed = info_read()
+                    more = left > 0
+                    for curl in done:
+                        self._rest(curl.slot)
+                        ended.append(curl.slot)
+                    for curl, code, text in failed:
+                        slot = curl.slot
+                        self._rest(slot)
+                        slot.failure = (code, text, excused or paused)
+                        ended.append(slot)
+            excused = paused
+            # What has just ended makes room for others first.
+            for _ in range(min(new, _JUDGED)):
+                outcome = self._told(ended.popleft())
+                if outcome is not None:
+                    yield outcome
+                    if self._closed:
+                        return
             # A pause of our own (a slow disk, a slow consumer) must not count as slowness of the server.
             paused = time.monotonic() - awake > self._patience / 2
-            more = bool(active)
-            while more:
-                left, done, failed = info_read()
-                more = left > 0
-                for curl in done:
-                    outcome = self._done(curl.slot)
-                    if outcome is not None:
-                        ready.append(outcome)
-                for curl, code, text in failed:
-                    outcome = self._failed(curl.slot, code, text, excused or paused)
-                    if outcome is not None:
-                        ready.append(outcome)
-            excused = paused
-            if not ready and (exhausted or len(active) + len(waiting) >= transfers):
+            if not ended and not again and (exhausted or len(active) + len(waiting) >= transfers):
                 if not active and not waiting:
                     return
                 asleep = time.monotonic()
@@ -245,6 +265,8 @@ class _Crew:
         for slot in self._slots:
             slot.forget()
         self._waiting.clear()
+        self._again.clear()
+        self._ended.clear()
         self._idle = list(self._slots)
 
     def close(self) -> None:
@@ -296,8 +318,8 @@ class _Crew:
             return Outcome(request, exc, 0, "")
         return None
 
-    def _start(self, slot: _Slot, *, fresh: bool = False) -> None:
-        """One attempt, by the route of the request's trip or by the one in use; ``fresh``: by a new connection."""
+    def _start(self, slot: _Slot) -> None:
+        """One attempt, by the route of the request's trip or by the one in use."""
         request = slot.request
         trip = slot.trip
         curl = slot.curl
@@ -308,9 +330,11 @@ class _Crew:
         no_cache = request.past_caches or (trip is not None and trip.no_cache)
         if route.proxy != slot.proxy or no_cache != slot.no_cache or request.span is not None or slot.spans:
             self._adjust(slot, route.proxy, no_cache)
-        if fresh != slot.fresh:
-            curl.setopt(pycurl.FRESH_CONNECT, int(fresh))
-            slot.fresh = fresh
+        if slot.anew != slot.fresh:
+            slot.fresh = slot.anew
+            curl.setopt(pycurl.FRESH_CONNECT, int(slot.fresh))
+        slot.anew = False
+        slot.failure = None
         slot.intake.begin(request)
         self._network.stats.requests += 1
         self._multi.add_handle(curl)
@@ -378,9 +402,14 @@ class _Crew:
         self._active.discard(slot)
         self._multi.remove_handle(slot.curl)
 
+    def _told(self, ended: _Slot | Outcome) -> Outcome | None:
+        """What became of a request whose transfer has ended. None if there is another attempt."""
+        if isinstance(ended, Outcome):
+            return ended
+        return self._done(ended) if ended.failure is None else self._failed(ended, *ended.failure)
+
     def _done(self, slot: _Slot) -> Outcome | None:
         """libcurl is content. None if there is another attempt."""
-        self._rest(slot)
         intake = slot.intake
         status = slot.curl.getinfo(pycurl.RESPONSE_CODE)
         if not 200 <= status < 300:
@@ -393,7 +422,6 @@ class _Crew:
 
     def _failed(self, slot: _Slot, code: int, text: str, excused: bool) -> Outcome | None:
         """libcurl is not content. None if there is another attempt."""
-        self._rest(slot)
         intake = slot.intake
         raised = intake.raised
         if isinstance(raised, CorruptObject):
@@ -418,12 +446,13 @@ class _Crew:
             if trip.excused < _MAX_EXCUSED:
                 trip.excused += 1
                 self._network.stats.retries += 1
-                self._start(slot)
+                self._again.append(slot)
                 return None
         if code in _STALE and not slot.fresh and not intake.received and not slot.curl.getinfo(pycurl.NUM_CONNECTS):
             # Kept connections that the other side has closed since: libcurl tries some of them and gives up.
             self._network.stats.retries += 1
-            self._start(slot, fresh=True)
+            slot.anew = True
+            self._again.append(slot)
             return None
         if code in _HOST_ERRORS:
             return self._judge(slot, Failure.HOST, _HOST_ERRORS[code])
@@ -446,7 +475,7 @@ class _Crew:
             return self._lost(slot)
         stats.retries += trip.route == slot.route
         if wait == 0.0:
-            self._start(slot)
+            self._again.append(slot)
         else:
             heapq.heappush(self._waiting, (now + wait, next(self._numbers), slot))
         return None
