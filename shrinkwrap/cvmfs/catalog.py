@@ -8,6 +8,7 @@ import stat
 import struct
 from collections.abc import Iterator
 from contextlib import suppress
+from operator import itemgetter
 from typing import Any, Final, NamedTuple
 
 from shrinkwrap.cvmfs import limits
@@ -27,6 +28,7 @@ _MODERN: Final = (2.4, 2.5)
 _ROWS: Final = 1024
 #: Ranges of mode, size, mtime, nanoseconds, uid, gid, flags and hardlinks: one call that fails for any wrong type.
 _NUMBERS: Final = struct.Struct("<HQqIIIQQ")
+_NAME: Final = itemgetter(0)
 _NO_NAMES: Final = frozenset((b"", b".", b".."))
 _S_IFMT: Final = 0o170000
 _EPSILON: Final = 0.0005
@@ -239,10 +241,20 @@ class Catalog:
         Raises:
             CatalogError: impossible rows; a name twice or out of order, which would break every merge of two streams.
         """
+        key = path_key(self.key_text(path))
         with database_errors(self._label):
+            # Few rows, as nearly everywhere, are sorted here: a third of the time that a query with ORDER BY takes.
+            cursor = self._db.execute(self._select + "WHERE parent_1 = ? AND parent_2 = ?", key)
+            rows = cursor.fetchmany(_ROWS)
+            if len(rows) < _ROWS:
+                try:
+                    rows.sort(key=_NAME)
+                except TypeError:
+                    raise self._bad_name(next(row[0] for row in rows if type(row[0]) is not bytes), path, b"") from None
+                yield from self._entries(rows, path, b"")
+                return
             cursor = self._db.execute(
-                self._select + "WHERE parent_1 = ? AND parent_2 = ? ORDER BY name COLLATE BINARY",
-                path_key(self.key_text(path)),
+                self._select + "WHERE parent_1 = ? AND parent_2 = ? ORDER BY name COLLATE BINARY", key
             )
             last = b""
             while rows := cursor.fetchmany(_ROWS):
