@@ -1,7 +1,7 @@
 """Bulk objects by libcurl: one thread, many transfers in flight, connections kept.
 
-Most of a transfer's CPU time is spent in libcurl, which is why handles are made once and only what
-differs is set for each request, and why Python sees no headers unless a proxy or a span makes them matter.
+What a handle is set to is in :mod:`shrinkwrap.fetch.handles`; which host is asked next, in
+:mod:`shrinkwrap.fetch.mirrors`.
 """
 
 from __future__ import annotations
@@ -16,20 +16,11 @@ from typing import Any, Final
 import pycurl
 
 from shrinkwrap.errors import CorruptObject, ShrinkwrapError
-from shrinkwrap.fetch.http import (
-    MAX_REDIRECTS,
-    NO_CACHE,
-    Network,
-    ca_bundle,
-    describe_status,
-    judge_status,
-    says_proxy_error,
-    user_agent,
-)
-from shrinkwrap.fetch.intake import NO_REQUEST, Intake, bad_span, name_of, no_external
-from shrinkwrap.fetch.mirrors import Failure, Mirrors, Route, Trip
+from shrinkwrap.fetch.handles import Slot, Workshop
+from shrinkwrap.fetch.http import Network, describe_status, judge_status
+from shrinkwrap.fetch.intake import bad_span, name_of, no_external
+from shrinkwrap.fetch.mirrors import Failure, Trip
 from shrinkwrap.fetch.types import Outcome, Request
-from shrinkwrap.fetch.urls import escape_path
 
 #: Errors of libcurl that say that the host, or the proxy, is at fault, so that trying again is of no use.
 _HOST_ERRORS: Final = {
@@ -61,8 +52,6 @@ _MAX_EXCUSED: Final = 3
 _JUDGED: Final = 8
 #: Seconds between decisions on whether more transfers would be of use.
 _LOOK: Final = 0.25
-#: Bytes that libcurl takes from a socket at a time.
-_BUFFER: Final = 128 * 1024
 #: Longest wait for the network before libcurl's own timers are looked after, in seconds.
 _MAX_WAIT: Final = 1.0
 
@@ -97,88 +86,27 @@ class CurlTransfers:
         self._busy.clear()
 
 
-class _Slot:
-    """One easy handle and the request that it works for."""
-
-    __slots__ = (
-        "anew",
-        "curl",
-        "failure",
-        "fresh",
-        "intake",
-        "mirrors",
-        "no_cache",
-        "proxy",
-        "proxy_error",
-        "request",
-        "route",
-        "spans",
-        "trip",
-    )
-
-    mirrors: Mirrors
-    route: Route
-
-    def __init__(self, curl: Any) -> None:
-        self.curl = curl
-        self.intake = Intake()
-        self.request = NO_REQUEST
-        self.trip: Trip | None = None
-        #: How the handle is set now: the proxy, no-cache headers, a range, a connection of its own.
-        self.proxy: str | None = None
-        self.no_cache = False
-        self.spans = False
-        self.fresh = False
-        #: The next attempt is to be made by a new connection.
-        self.anew = False
-        #: How the last attempt ended, if libcurl was not content: its code and text, and whether a pause of our own may
-        #: have been the reason.
-        self.failure: tuple[int, str, bool] | None = None
-        self.proxy_error = False
-        curl.slot = self
-        curl.setopt(pycurl.WRITEFUNCTION, self.intake.write)
-
-    def forget(self) -> None:
-        """Let go of the request."""
-        self.request = NO_REQUEST
-        self.trip = None
-        self.intake.forget()
-
-    def header(self, line: bytes) -> None:
-        """Called for each header line, only where proxies or spans make it matter."""
-        if line.startswith(b"HTTP/"):
-            self.proxy_error = False
-            self.intake.partial = line[8:14].split()[:1] == [b"206"]
-            return
-        name, _, value = line.decode("latin-1").partition(":")
-        if says_proxy_error(name, value):
-            self.proxy_error = True
-
-
 class _Crew:
     """A multi handle with its easy handles: what one call of ``fetch`` works with."""
 
     def __init__(self, network: Network) -> None:
         self._network = network
-        self._config = network.config
-        self._agent = user_agent(network.config)
-        self._bundle = ca_bundle() if network.uses_tls else ""
-        self._no_cache = [f"{name}: {value}" for name, value in NO_CACHE.items()]
+        self._workshop = Workshop(network)
         self._multi: Any = pycurl.CurlMulti()
         self._transfers = network.config.transfers
         self._most = max(network.config.most_transfers, self._transfers)
         self._multi.setopt(pycurl.M_MAXCONNECTS, self._most)
         self._multi.setopt(pycurl.M_MAX_HOST_CONNECTIONS, self._most)
-        self._slots: list[_Slot] = []
-        self._idle: list[_Slot] = []
-        self._active: set[_Slot] = set()
+        self._slots: list[Slot] = []
+        self._idle: list[Slot] = []
+        self._active: set[Slot] = set()
         #: Requests that wait before another attempt: when it is due, a number that settles ties, and the
         #: handle.
-        self._waiting: list[tuple[float, int, _Slot]] = []
+        self._waiting: list[tuple[float, int, Slot]] = []
         self._numbers = count()
         #: Requests that are tried again as soon as there is room; what has ended and is not judged, or not told.
-        self._again: deque[_Slot] = deque()
-        self._ended: deque[_Slot | Outcome] = deque()
+        self._again: deque[Slot] = deque()
+        self._ended: deque[Slot | Outcome] = deque()
         self._patience = min(network.config.timeout_direct, network.config.timeout_proxy)
         self._closed = False
 
@@ -318,97 +246,34 @@ class _Crew:
             return Outcome(request, exc, 0, "")
         return None
 
-    def _start(self, slot: _Slot) -> None:
-        """One attempt, by the route of the request's trip or by the one in use."""
-        request = slot.request
-        trip = slot.trip
-        curl = slot.curl
-        route = slot.mirrors.current if trip is None else trip.route
-        slot.route = route
-        path = escape_path(request.path)
-        curl.setopt(pycurl.URL, route.prefix + path if path[:1] == b"/" else b"%b/%b" % (route.prefix, path))
-        no_cache = request.past_caches or (trip is not None and trip.no_cache)
-        if route.proxy != slot.proxy or no_cache != slot.no_cache or request.span is not None or slot.spans:
-            self._adjust(slot, route.proxy, no_cache)
-        if slot.anew != slot.fresh:
-            slot.fresh = slot.anew
-            curl.setopt(pycurl.FRESH_CONNECT, int(slot.fresh))
-        slot.anew = False
-        slot.failure = None
-        slot.intake.begin(request)
-        self._network.stats.requests += 1
-        self._multi.add_handle(curl)
-        self._active.add(slot)
-
-    def _adjust(self, slot: _Slot, proxy: str, no_cache: bool) -> None:
-        """Set what seldom changes from one request to the next."""
-        curl = slot.curl
-        span = slot.request.span
-        patience = self._config.patience(proxy)
-        # An empty text keeps libcurl from looking for proxies in the environment.
-        curl.setopt(pycurl.PROXY, proxy)
-        curl.setopt(pycurl.CONNECTTIMEOUT_MS, max(1, int(patience * 1000)))
-        curl.setopt(pycurl.LOW_SPEED_TIME, max(1, round(patience)))
-        # pycurl ignores an empty list; an emptied header is none.
-        curl.setopt(pycurl.HTTPHEADER, self._no_cache if no_cache else ["Pragma:"])
-        if span is not None:
-            curl.setopt(pycurl.RANGE, f"{span[0]}-{span[0] + span[1] - 1}")
-        elif slot.spans:
-            curl.unsetopt(pycurl.RANGE)
-        if proxy or span is not None:
-            curl.setopt(pycurl.HEADERFUNCTION, slot.header)
-        else:
-            curl.unsetopt(pycurl.HEADERFUNCTION)
-        slot.proxy = proxy
-        slot.no_cache = no_cache
-        slot.spans = span is not None
-        slot.proxy_error = False
-
-    def _new_slot(self) -> _Slot:
-        config = self._config
-        curl = pycurl.Curl()
-        slot = _Slot(curl)
+    def _new_slot(self) -> Slot:
+        slot = self._workshop.make()
         self._slots.append(slot)
-        # Where nothing is encrypted, the choice of a version per transfer is only CPU.
-        version = pycurl.CURL_HTTP_VERSION_2TLS if self._bundle else pycurl.CURL_HTTP_VERSION_1_1
-        web = pycurl.PROTO_HTTP | pycurl.PROTO_HTTPS
-        for option, value in (
-            (pycurl.NOSIGNAL, 1),
-            (pycurl.PROTOCOLS, web),
-            (pycurl.REDIR_PROTOCOLS, web),
-            (pycurl.FOLLOWLOCATION, int(config.follow_redirects)),
-            (pycurl.MAXREDIRS, MAX_REDIRECTS),
-            (pycurl.NETRC, pycurl.NETRC_IGNORED),
-            (pycurl.NOPROXY, ""),
-            (pycurl.PATH_AS_IS, 1),
-            (pycurl.USERAGENT, self._agent),
-            # No body of an error page ever reaches us, and the connection that it came by is given up.
-            (pycurl.FAILONERROR, 1),
-            # Most objects come in one piece; the larger ones in few.
-            (pycurl.BUFFERSIZE, _BUFFER),
-            (pycurl.LOW_SPEED_LIMIT, config.low_speed_limit),
-            (pycurl.TCP_KEEPALIVE, 1),
-            (pycurl.HTTP_VERSION, version),
-        ):
-            curl.setopt(option, value)
-        if self._bundle:
-            curl.setopt(pycurl.CAINFO, self._bundle)
-            if hasattr(pycurl, "PROXY_CAINFO"):
-                curl.setopt(pycurl.PROXY_CAINFO, self._bundle)
         return slot
 
-    def _rest(self, slot: _Slot) -> None:
+    def _start(self, slot: Slot) -> None:
+        """One attempt, by the route of the request's trip or by the one in use."""
+        trip = slot.trip
+        slot.route = slot.mirrors.current if trip is None else trip.route
+        self._workshop.set(slot)
+        slot.failure = None
+        slot.intake.begin(slot.request)
+        self._network.stats.requests += 1
+        self._multi.add_handle(slot.curl)
+        self._active.add(slot)
+
+    def _rest(self, slot: Slot) -> None:
         """The handle is out of work; its connection stays if the transfer was complete."""
         self._active.discard(slot)
         self._multi.remove_handle(slot.curl)
 
-    def _told(self, ended: _Slot | Outcome) -> Outcome | None:
+    def _told(self, ended: Slot | Outcome) -> Outcome | None:
         """What became of a request whose transfer has ended. None if there is another attempt."""
         if isinstance(ended, Outcome):
             return ended
         return self._done(ended) if ended.failure is None else self._failed(ended, *ended.failure)
 
-    def _done(self, slot: _Slot) -> Outcome | None:
+    def _done(self, slot: Slot) -> Outcome | None:
         """libcurl is content. None if there is another attempt."""
         intake = slot.intake
         status = slot.curl.getinfo(pycurl.RESPONSE_CODE)
@@ -420,7 +285,7 @@ class _Crew:
             return self._judge(slot, Failure.CORRUPT, exc.message)
         return self._won(slot)
 
-    def _failed(self, slot: _Slot, code: int, text: str, excused: bool) -> Outcome | None:
+    def _failed(self, slot: Slot, code: int, text: str, excused: bool) -> Outcome | None:
         """libcurl is not content. None if there is another attempt."""
         intake = slot.intake
         raised = intake.raised
@@ -460,11 +325,11 @@ class _Crew:
             return self._judge(slot, Failure.PROXY, _PROXY_ERRORS[code])
         return self._judge(slot, Failure.TRANSFER, _TRANSFER_ERRORS.get(code, str(text)[:200]))
 
-    def _status_failure(self, slot: _Slot, status: int) -> tuple[Failure, str]:
+    def _status_failure(self, slot: Slot, status: int) -> tuple[Failure, str]:
         failure = judge_status(status, proxied=bool(slot.route.proxy), proxy_error=slot.proxy_error)
         return failure or Failure.HOST, describe_status(status)
 
-    def _judge(self, slot: _Slot, failure: Failure, reason: str) -> Outcome | None:
+    def _judge(self, slot: Slot, failure: Failure, reason: str) -> Outcome | None:
         """Ask the mirrors what follows, and do it. None if there is another attempt, now or later."""
         stats = self._network.stats
         stats.received += slot.intake.received
@@ -480,7 +345,7 @@ class _Crew:
             heapq.heappush(self._waiting, (now + wait, next(self._numbers), slot))
         return None
 
-    def _won(self, slot: _Slot) -> Outcome:
+    def _won(self, slot: Slot) -> Outcome:
         stats = self._network.stats
         received = slot.intake.received
         url = slot.route.url
@@ -490,11 +355,11 @@ class _Crew:
             slot.mirrors.succeeded(slot.trip)
         return self._free(slot, None, received)
 
-    def _lost(self, slot: _Slot) -> Outcome:
+    def _lost(self, slot: Slot) -> Outcome:
         trip = slot.trip or Trip(slot.route)
         return self._free(slot, slot.mirrors.verdict(trip, name_of(slot.request)), slot.intake.received)
 
-    def _free(self, slot: _Slot, error: ShrinkwrapError | None, received: int) -> Outcome:
+    def _free(self, slot: Slot, error: ShrinkwrapError | None, received: int) -> Outcome:
         outcome = Outcome(slot.request, error, received, slot.route.url)
         # The handle forgets its request with the next one, or at the end of the fetch.
         slot.trip = None
