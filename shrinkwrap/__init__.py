@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
+    from shrinkwrap.api import Change as Change
     from shrinkwrap.api import Entry as Entry
     from shrinkwrap.api import ExportResult as ExportResult
     from shrinkwrap.api import GcResult as GcResult
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from shrinkwrap.api import Spec as Spec
     from shrinkwrap.api import Tag as Tag
     from shrinkwrap.api import VerifyResult as VerifyResult
+    from shrinkwrap.api import diff as diff
     from shrinkwrap.api import export as export
     from shrinkwrap.api import gc as gc
     from shrinkwrap.api import verify as verify
@@ -41,6 +43,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "CatalogError",
+    "Change",
     "CorruptObject",
     "DestinationError",
     "Entry",
@@ -65,6 +68,7 @@ __all__ = [
     "WarningsAreErrors",
     "WorkerDied",
     "__version__",
+    "diff",
     "export",
     "gc",
     "verify",
@@ -72,6 +76,7 @@ __all__ = [
 
 _OF_API: Final = frozenset(
     {
+        "Change",
         "Entry",
         "ExportResult",
         "GcResult",
@@ -81,6 +86,7 @@ _OF_API: Final = frozenset(
         "Spec",
         "Tag",
         "VerifyResult",
+        "diff",
         "export",
         "gc",
         "verify",

@@ -6,7 +6,7 @@ What is here is what :mod:`shrinkwrap` offers; import it from there.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from types import TracebackType
 from typing import IO, Self
@@ -17,11 +17,14 @@ from shrinkwrap.cvmfs.keys import MasterKey
 from shrinkwrap.engine.read import open_file
 from shrinkwrap.errors import UsageError
 from shrinkwrap.snapshot.client import client_settings
+from shrinkwrap.snapshot.diff import ASPECTS, Change
 from shrinkwrap.snapshot.repository import Pin, Revision
 from shrinkwrap.snapshot.session import Session, open_session, repository_path
 from shrinkwrap.snapshot.walk import Walk, bring_catalogs
 from shrinkwrap.spec.grammar import Spec
 from shrinkwrap.spec.matcher import Matcher
+from shrinkwrap.tree.allowed import Allowed, read_allowed
+from shrinkwrap.tree.compare import Live, Recorded, compared, find_record
 from shrinkwrap.tree.dry import dry_run as run_dry
 from shrinkwrap.tree.export import export as run_export
 from shrinkwrap.tree.findings import VerifyResult
@@ -33,6 +36,7 @@ from shrinkwrap.tree.verify import VerifyRequest, Whence
 from shrinkwrap.tree.verify import verify as run_verify
 
 __all__ = [
+    "Change",
     "Entry",
     "ExportResult",
     "GcResult",
@@ -42,6 +46,7 @@ __all__ = [
     "Spec",
     "Tag",
     "VerifyResult",
+    "diff",
     "export",
     "gc",
     "verify",
@@ -260,6 +265,57 @@ class Snapshot:
             return file.read()
 
 
+def diff(
+    old: Snapshot | Path,
+    new: Snapshot | Path,
+    *,
+    spec: Spec | None = None,
+    ignore: Collection[str] = (),
+) -> Iterator[Change]:
+    """What differs between two snapshots or exports, from catalogs alone: as ``shrinkwrap diff`` does (docs/diff.md).
+
+    Catalogs that both sides have are left out, and not fetched. The order is that of :meth:`Snapshot.entries`. An
+    export shows what its record says; a snapshot beside it is looked at as if it were exported in the same way.
+
+    Args:
+        old, new: snapshots, whose repositories stay open meanwhile, or exports: a destination with one repository, a
+            tree in a destination, or a ``record.json``.
+        spec: leaves out, on both sides, what it does not select.
+        ignore: what does not count, e.g. ``mtime`` or ``owner``: the words of ``Change.what``.
+
+    Raises:
+        UsageError: two repositories, or an unknown word. DestinationError: no record, or one that cannot be read. While
+        it is iterated: NetworkError, MissingObject, CorruptObject.
+    """
+    if isinstance(ignore, str) or not {*ignore} <= {*ASPECTS}:
+        raise UsageError(f"ignore={ignore!r:.80}: unknown", hint=f"a list of some of {', '.join(ASPECTS)}")
+    sides = [_side("old", old), _side("new", new)]
+    opened = [one._repository for one in (old, new) if isinstance(one, Snapshot)]
+    for one in opened:
+        one._session()
+    if sides[0].fqrn != sides[1].fqrn:
+        raise UsageError(
+            f"{sides[0].fqrn} and {sides[1].fqrn} are different repositories", hint="compare one with itself"
+        )
+
+    def changes() -> Iterator[Change]:
+        variables = opened[0]._settings.environment(os.environb, {}) if opened else {}
+        with compared(sides[0], sides[1], spec=spec, variables=variables, ignore=ignore) as found:
+            for change in found:
+                yield change
+                for one in opened:
+                    one._session()  # closed meanwhile?
+
+    return changes()
+
+
+def _side(what: str, given: Snapshot | Path) -> Live | Recorded:
+    if not isinstance(given, Snapshot):
+        return find_record(_text(what, given))
+    session = given._repository._session()
+    return Live(given._repository.fqrn, session.catalogs, given._root, session.source)
+
+
 def export(
     repository: str | Repository,
     spec: Spec,
@@ -283,6 +339,9 @@ def export(
     workers: int = 0,
     store: Path | None = None,
     gc: bool = False,
+    snapshot: str = "",
+    switch: bool = False,
+    allow_missing: Path | None = None,
     dry_run: bool = False,
     hooks: Hooks | None = None,
 ) -> ExportResult:
@@ -306,6 +365,11 @@ def export(
         workers: processes that bring objects; 1: none but this one, 0: one for each CPU.
         listing: write the listing of the export there, as lines of JSON.
         gc: afterwards, remove what nothing needs any more, as :func:`gc` does.
+        snapshot: name of a snapshot beside others in ``dest``, with its store: the tree is
+            ``<dest>/<snapshot>/<fqrn>`` (docs/snapshots.md).
+        switch: make a new snapshot, then let ``<dest>/current`` lead to it in one step.
+        allow_missing: file with paths or digests, a line each, that may be left out if all servers say that they do
+            not have them.
         dry_run: touch nothing; the result tells what would be done (docs/dry-run.md).
         hooks: told how it gets on.
 
@@ -345,6 +409,9 @@ def export(
             listing="" if listing is None else _text("listing", listing),
             strict=strict,
             gc=gc,
+            snapshot=snapshot,
+            switch=switch,
+            allow_missing=Allowed() if allow_missing is None else read_allowed(_text("allow_missing", allow_missing)),
         )
         result = (run_dry if dry_run else run_export)(request, hooks)
     result.notices[:0] = [*settings.remarks(), *spec.warnings]

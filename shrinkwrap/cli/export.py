@@ -20,6 +20,8 @@ Examples:
       -t root.spec --tag LCG_105 --env CMTCONFIG=x86_64-el9-gcc13-opt -j 16
   shrinkwrap export -r sft.cern.ch --storage /srv/cvmfs/sft.cern.ch -t root.spec --json
   shrinkwrap export -r sft.cern.ch -t sft.cern.ch.spec --dry-run
+  shrinkwrap export -r sft.cern.ch -t sft.cern.ch.spec --as 2026Q3
+  shrinkwrap export -r sft.cern.ch -t sft.cern.ch.spec --switch
 """
 
 
@@ -74,6 +76,16 @@ def export(
             help="Store, which destinations may share [<dest>/.data].",
         ),
     ] = "",
+    snapshot: Annotated[
+        str,
+        typer.Option(
+            "--as", metavar="NAME", help="A snapshot beside others: the tree is DIR/NAME/FQRN, of links only."
+        ),
+    ] = "",
+    switch: Annotated[
+        bool,
+        typer.Option("--switch", help="Make a new snapshot, then let DIR/current lead to it, in one step for readers."),
+    ] = False,
     workers: Annotated[
         int,
         typer.Option(
@@ -105,6 +117,14 @@ def export(
     gc: Annotated[
         bool, typer.Option("-g", "--gc", help="Afterwards, remove stored files that nothing needs any more.")
     ] = False,
+    allow_missing: Annotated[
+        str,
+        typer.Option(
+            "--allow-missing",
+            metavar="FILE",
+            help="Paths or digests, a line each, that may be left out if all servers say that they do not have them.",
+        ),
+    ] = "",
     repair: Annotated[
         bool, typer.Option("--repair", help="Compare with the disk instead of the record, and mend the tree.")
     ] = False,
@@ -143,6 +163,7 @@ def export(
     from shrinkwrap.cli.dry import table
     from shrinkwrap.cli.progress import Progress
     from shrinkwrap.spec.grammar import read_files
+    from shrinkwrap.tree.allowed import Allowed, read_allowed
     from shrinkwrap.tree.place import LINK_MODES
     from shrinkwrap.tree.request import ExportRequest
 
@@ -200,6 +221,9 @@ def export(
         strict=strict,
         listing=listing,
         gc=gc,
+        snapshot=snapshot,
+        switch=switch,
+        allow_missing=read_allowed(allow_missing) if allow_missing else Allowed(),
     )
     with Progress(period=period, quiet=quiet or as_json) as progress:
         for line in (*opt.notes(settings), *spec.warnings):

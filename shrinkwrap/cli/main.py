@@ -15,7 +15,7 @@ import typer
 from typer.core import TyperGroup
 
 from shrinkwrap import __version__
-from shrinkwrap.cli import cat, demo, export, info, ls, output, publish, remove, serve, status, tags, verify
+from shrinkwrap.cli import cat, demo, diff, export, info, ls, output, publish, remove, serve, status, tags, verify
 from shrinkwrap.cli import gc as garbage
 from shrinkwrap.errors import DestinationError, Interrupted, ShrinkwrapError, UsageError
 
@@ -64,6 +64,7 @@ ls.register(app)
 cat.register(app)
 info.register(app)
 tags.register(app)
+diff.register(app)
 status.register(app)
 verify.register(app)
 garbage.register(app)
@@ -71,7 +72,7 @@ remove.register(app)
 publish.register(app)
 serve.register(app)
 demo.register(app)
-_NAMES = ("export", "ls", "cat", "info", "tags", "status", "verify", "gc", "remove", "publish", "serve", "demo")
+_NAMES = ("export", "ls", "cat", "info", "tags", "diff", "status", "verify", "gc", "remove", "publish", "serve", "demo")
 
 
 def _version(value: bool) -> None:

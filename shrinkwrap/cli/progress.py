@@ -131,8 +131,9 @@ class Progress:
             f"{counts.get('files', 0)} files, {counts.get('dirs', 0)} directories,"
             f" {counts.get('symlinks', 0)} symbolic links, {size(counts.get('bytes', 0))}"
         )
+        to = [f"current leads to {result.snapshot} now"] if result.switched else []
         if result.reason == "unchanged":
-            return [f"{what}: nothing new ({holds}), {seconds:.1f} s", f"root hash {result.root_hash}"]
+            return [f"{what}: nothing new ({holds}), {seconds:.1f} s", f"root hash {result.root_hash}", *to]
         return [
             f"{what}: {holds}",
             f"changes: {counts.get('added', 0)} added, {counts.get('changed', 0)} changed,"
@@ -140,6 +141,7 @@ class Progress:
             f" {size(result.bytes.get('received', 0))}, {seconds:.1f} s",
             f"root hash {result.root_hash}",
             f"destination: {result.dest} ({result.abilities})",
+            *to,
         ]
 
 

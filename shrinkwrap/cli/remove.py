@@ -8,11 +8,13 @@ import typer
 
 from shrinkwrap.cli import options as opt
 from shrinkwrap.cli.output import clean, print_json, say
+from shrinkwrap.errors import UsageError
 
 _EXAMPLES = """\b
 Examples:
   shrinkwrap remove /export/cvmfs -r sft.cern.ch
   shrinkwrap remove /export/cvmfs -r sft.cern.ch -g --json
+  shrinkwrap remove /export/cvmfs --as 2026Q3
 """
 
 
@@ -22,28 +24,45 @@ def register(app: typer.Typer) -> None:
 
 def remove(
     dest: Annotated[str, typer.Argument(metavar="DEST", help="The destination, such as /export/cvmfs.")],
-    repo: opt.Repo,
+    repo: Annotated[
+        str, typer.Option("-r", "--repo", metavar="FQRN", help="Repository. May be left out with --as: all then.")
+    ] = "",
+    snapshot: Annotated[
+        str, typer.Option("--as", metavar="NAME", help="In this snapshot; with its last repository it goes, too.")
+    ] = "",
     gc: Annotated[
         bool, typer.Option("-g", "--gc", help="Afterwards, remove stored files that nothing needs any more.")
     ] = False,
     wait: Annotated[bool, typer.Option("--wait", help="Wait for another run on this destination to end.")] = False,
     as_json: opt.Json = False,
 ) -> None:
-    """Remove the tree of a repository from a destination, and all records of it.
+    """Remove the tree of a repository from a destination or from a snapshot in it, and all records of it.
 
     Its stored files stay until garbage is collected (-g, or shrinkwrap gc). Interrupted, the same command finishes it.
     """
     from shrinkwrap.cli.gc import lines
     from shrinkwrap.tree.remove import remove as run
+    from shrinkwrap.tree.remove import remove_snapshot
 
-    result = run(dest, repo, gc=gc, wait=wait)
+    if not repo and not snapshot:
+        raise UsageError("no repository given", hint="-r FQRN, e.g. -r sft.cern.ch; or --as NAME for a whole snapshot")
+    if snapshot:
+        result = remove_snapshot(dest, snapshot, repo, gc=gc, wait=wait)
+    else:
+        result = run(dest, repo, gc=gc, wait=wait)
     if as_json:
         print_json({"command": "remove", **result.to_json(), "reason": "done", "exit_code": 0})
         return
     for line in result.notices:
         say(f"warning: {line}")
     shown = f" (revision {result.revision})" if result.revision else ""
-    print(clean(f"{result.dest}: {result.fqrn}{shown} removed"))
+    where = f"{result.dest}/{snapshot}" if snapshot else result.dest
+    if result.whole:
+        print(clean(f"{where}: snapshot removed, with {', '.join(result.repositories) or 'no repository'}"))
+    else:
+        print(
+            clean(f"{where}: {', '.join(result.repositories)}{shown if len(result.repositories) == 1 else ''} removed")
+        )
     if result.garbage is not None:
         for line in lines(result.garbage):
             print(clean(line))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Final
 
@@ -34,7 +35,8 @@ def register(app: typer.Typer) -> None:
 
 
 def status(dest: Dest = "/export/cvmfs", as_json: opt.Json = False) -> None:
-    """List the repositories in a destination: what each tree shows, when it was made, and how the last run ended.
+    """List the repositories in a destination, and the snapshots in it with theirs: what each tree shows, when it was
+    made, and how the last run ended.
 
     Only the records are read: nothing is locked, and nothing is asked of any server.
     """
@@ -51,10 +53,17 @@ def status(dest: Dest = "/export/cvmfs", as_json: opt.Json = False) -> None:
 def _lines(found: Status) -> Iterator[str]:
     for one in found.repositories:
         yield from _repository(one)
-    if not found.repositories:
+    for name, repositories in found.snapshots.items():
+        yield f"snapshot {name}" + (", the current one" if name == found.current else "")
+        if not repositories:
+            yield "  no repository"
+        for one in repositories:
+            yield from (f"  {line}" for line in _repository(one))
+    if not found.repositories and not found.snapshots:
         yield f"{found.dest}: no repository"
     if found.store:
-        shared = [place for place in found.bases or () if place != found.dest]
+        here = {found.dest, *(os.path.join(found.dest, name) for name in found.snapshots)}
+        shared = [place for place in found.bases or () if place not in here]
         yield f"store: {found.store}" + (f", shared with {', '.join(shared)}" if shared else "")
     if found.dropped:
         yield "store: there may be garbage; shrinkwrap gc removes it"
@@ -83,6 +92,8 @@ def _repository(one: RepositoryStatus) -> Iterator[str]:
             f", published {utc(record.timestamp)}" if record.timestamp else ""
         )
         yield f"  specification {record.goal.spec_sha256[:16]}…, {record.goal.link_mode}s"
+    if record is not None and (missing := record.counts.get("missing_object", 0)):
+        yield f"  {missing} files left out, because no server had their objects (--allow-missing)"
     if one.state in _STATES:
         yield f"  {_STATES[one.state]}"
     run = one.last_run

@@ -23,6 +23,7 @@ _EXAMPLES = """\b
 Examples:
   shrinkwrap verify /export/cvmfs
   shrinkwrap verify /export/cvmfs -r sft.cern.ch --content --json
+  shrinkwrap verify /export/cvmfs --as 2026Q3
   shrinkwrap verify /mnt/image --chain --key /etc/cvmfs/keys/cern.ch
   shrinkwrap verify /export/cvmfs --content --repair --server http://stratum1.example.org/cvmfs/@fqrn@
 """
@@ -41,6 +42,7 @@ def verify(
         list[str] | None,
         typer.Option("-r", "--repo", metavar="FQRN", help="Only this repository. Several may be named."),
     ] = None,
+    snapshot: Annotated[str, typer.Option("--as", metavar="NAME", help="The snapshot of this name in DEST.")] = "",
     records: Annotated[
         str, typer.Option("--records", metavar="DIR", help="The folder that .provenance is in, if that is not DEST.")
     ] = "",
@@ -84,6 +86,10 @@ def verify(
 
     if not dest:
         raise UsageError("no destination", hint="is a variable not set?")
+    if snapshot:
+        from shrinkwrap.tree.snapshots import existing
+
+        dest = existing(dest, snapshot)
 
     def whence(fqrn: str) -> Whence:
         asked = opt.Whence(

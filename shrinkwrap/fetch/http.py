@@ -92,7 +92,7 @@ class HttpSource:
         self._network = network_of(config, self.stats, notice)
         self._control: Control | None = None
         self._transfers: Transfers | None = None
-        self._past_caches = False
+        self._past_caches = config.past_caches
         self._closed = False
 
     @property

@@ -52,6 +52,7 @@ class SourceConfig:
         proxy_reset_after, host_reset_after: seconds until one that failed gets another chance; 0: never.
         follow_redirects: accept up to four redirects to other http or https URLs.
         user_agent: of all requests; ``shrinkwrap/<version>`` if empty.
+        past_caches: caches are asked to look themselves for control files, from the first on.
     """
 
     fqrn: str
@@ -72,6 +73,7 @@ class SourceConfig:
     host_reset_after: float = HOST_RESET_AFTER
     follow_redirects: bool = False
     user_agent: str = ""
+    past_caches: bool = False
 
     def patience(self, proxy: str) -> float:
         """Seconds to wait on a route."""

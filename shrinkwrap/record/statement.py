@@ -35,7 +35,8 @@ LISTING_MEDIA_TYPE: Final = "application/x-ndjson"
 #: Most bytes of a statement. Specifications of 16 MiB grow sixfold at worst when escaped.
 STATEMENT_BYTES: Final = 128 * limits.MIB
 
-#: Counts that the snapshot, the specification and the options decide, whatever the destination can hold.
+#: Counts that the snapshot, the specification and the options decide, whatever the destination can hold; and the files
+#: that an export had to leave out because no server had their objects.
 COUNTS: Final = frozenset(
     {
         "files",
@@ -50,6 +51,7 @@ COUNTS: Final = frozenset(
         "unset_variable",
         "set_id_stripped",
         "xattr_left_out",
+        "missing_object",
     }
 )
 #: Keys of digest sets. The framework has no name for SHAKE-128 cut to 160 bits, so it is one of ours.

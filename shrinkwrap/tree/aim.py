@@ -71,6 +71,12 @@ def find_snapshot(
     seen = SeenHead.from_json(base.read_json(file, RECORD_BYTES))
     if seen is None and base.read_file(file, RECORD_BYTES) is not None:
         notice("head.json cannot be read: which head was seen last is forgotten, an older one would be accepted")
+    last = seen
+    if request.among:
+        # A snapshot that is new has seen nothing yet: a head that another one would refuse is none for it either.
+        from shrinkwrap.tree.snapshots import seen_last
+
+        last = seen_last(request.among, fqrn) or seen
     now = time.time()
     repository = Repository(
         fqrn,
@@ -78,7 +84,7 @@ def find_snapshot(
         keeper,
         request.keys,
         now=now,
-        known=None if seen is None else KnownHead(seen.revision, seen.root_hash, seen.timestamp),
+        known=None if last is None else KnownHead(last.revision, last.root_hash, last.timestamp),
         allow_rollback=request.allow_rollback,
         blacklist=request.blacklist,
         scratch=scratch,
@@ -88,7 +94,10 @@ def find_snapshot(
         notice("the root hash is taken without any signature: only the hash itself vouches for the content")
         return Aim(repository.resolve(request.pin), None)
     data = repository.manifest_bytes()
-    if seen is not None and seen.vouches_for(data, request.keys, now) and request.blacklist == Blacklist():
+    newest = (
+        seen is not None and last is not None and (seen.revision, seen.root_hash) == (last.revision, last.root_hash)
+    )
+    if seen is not None and newest and seen.vouches_for(data, request.keys, now) and request.blacklist == Blacklist():
         repository.accept(Accepted(parse_manifest(data), data, b"", seen.expires))
     else:
         remember(repository.head(data))

@@ -26,7 +26,7 @@ from contextlib import suppress
 from typing import Any
 
 from shrinkwrap.errors import DestinationError
-from shrinkwrap.snapshot.keep import KeepFolder
+from shrinkwrap.snapshot.keep import KeepBeside, KeepFolder
 from shrinkwrap.tree import adopt as adoption
 from shrinkwrap.tree.beneath import DIRECTORY, Folders
 from shrinkwrap.tree.storage import Storage, explain, make_place, place_for, remove_tree
@@ -41,6 +41,10 @@ def boot_id() -> str:
             return file.read().strip()
     except OSError:
         return ""
+
+
+def _kept_in(place: str) -> str:
+    return os.path.join(place, ".provenance", ".objects")
 
 
 class Base:
@@ -222,8 +226,19 @@ class Base:
         """The run's work folder as an absolute path."""
         return os.path.join(self.path, os.fsdecode(self.tmp))
 
-    def keep(self) -> KeepFolder:
-        return KeepFolder(os.path.join(self.path, ".provenance", ".objects"), self.scratch)
+    def keep(self) -> KeepBeside:
+        """Kept catalogs and the like. Those that other destinations of the store keep are taken over from there."""
+        return KeepBeside(KeepFolder(_kept_in(self.path), self.scratch), self.kept_beside)
+
+    def kept_beside(self) -> list[KeepFolder]:
+        """What other destinations of the store keep, as far as they are there. Nothing is written there."""
+        if not self.has_store:
+            return []
+        above, name = os.path.split(self.store.path)
+        places = [above] if name == ".data" else []
+        with suppress(DestinationError):
+            places += self.store.bases()
+        return [KeepFolder(_kept_in(place), self.scratch) for place in places if place != self.path]
 
     def provenance(self, fqrn: str) -> bytes:
         return b".provenance/" + os.fsencode(fqrn)

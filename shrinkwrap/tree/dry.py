@@ -6,10 +6,13 @@ folder. Of the destination nothing changes, no time stamp either.
 
 from __future__ import annotations
 
+import functools
 import os
 import tempfile
 from collections.abc import Iterable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import replace
+from itertools import count
 from typing import Final
 
 from shrinkwrap.cvmfs.authz import refuse_protected
@@ -34,9 +37,11 @@ from shrinkwrap.tree.intents import doubtful_since
 from shrinkwrap.tree.known import Known, known, nothing_new
 from shrinkwrap.tree.lines import LineCounts
 from shrinkwrap.tree.marker import MARKER, with_marker
+from shrinkwrap.tree.moving import NotHereError
 from shrinkwrap.tree.place import Check, mode_of
 from shrinkwrap.tree.probe import Abilities, probe_unnamed
 from shrinkwrap.tree.request import ExportRequest, ExportResult, Hooks
+from shrinkwrap.tree.snapshots import beside, current, leave_to_readers, refuse_less, shows
 from shrinkwrap.tree.storage import place_for
 
 #: Bytes over the network for each byte of a file whose content is stored compressed. Catalogs do not tell them; how it
@@ -72,10 +77,27 @@ def dry_run(request: ExportRequest, hooks: Hooks | None = None) -> ExportResult:
     if request.adopt:
         raise UsageError("--dry-run cannot foresee what --adopt finds to be good", hint="leave out one of them")
     check_request(request)
+    hooks = hooks or Hooks()
+    if not request.switch or request.snapshot:
+        return _look(beside(request, look=True), hooks)
+    top = os.path.realpath(request.dest)
+    now = current(top)
+    if now is not None and shows(os.path.join(top, now), request.source.fqrn):
+        with suppress(NotHereError):
+            return _look(beside(replace(request, snapshot=now), look=True), hooks, as_it_is=True)
+    # How it would be called is not known before the head is, and decides nothing.
+    name = next(name for name in (f"next{number or ''}" for number in count()) if not os.path.lexists(f"{top}/{name}"))
+    result = _look(beside(replace(request, snapshot=name), look=True), hooks)
+    result.dest, result.snapshot = top, ""
+    return result
+
+
+def _look(request: ExportRequest, hooks: Hooks, *, as_it_is: bool = False) -> ExportResult:
+    """The dry run of one destination. Raises NotHereError with ``as_it_is`` if something is new."""
     with ExitStack() as stack:
         scratch = stack.enter_context(tempfile.TemporaryDirectory(prefix="shrinkwrap-"))
         try:
-            return _Dry(request, hooks or Hooks(), scratch, stack).go()
+            return _Dry(request, hooks, scratch, stack).go(as_it_is=as_it_is)
         except OSError as exc:
             raise explain(exc, request.dest) from exc
 
@@ -96,7 +118,7 @@ class _Dry:
             store = place_for(path, request.store)
         self.base = Base(place, wait=request.wait, look=True, store=store)
         stack.callback(self.base.close)
-        self.result = ExportResult(self.fqrn, path, reason="dry-run", dry_run=True)
+        self.result = ExportResult(self.fqrn, path, reason="dry-run", dry_run=True, snapshot=request.snapshot)
         self.result.counts.update(dict.fromkeys(PLANNED, 0))
         self.abilities = self._abilities(path, store)
         self.result.abilities = self.abilities.line()
@@ -108,7 +130,7 @@ class _Dry:
         self.result.notices.append(line)
         self.hooks.notice(line)
 
-    def go(self) -> ExportResult:
+    def go(self, *, as_it_is: bool) -> ExportResult:
         request, base, result = self.request, self.base, self.result
         there = known(base, self.fqrn, repair=request.repair)
 
@@ -131,6 +153,12 @@ class _Dry:
         look_closer = request.repair or request.strict
         if there.record is not None and not look_closer and nothing_new(there, goal, request.variables):
             return self._unchanged(there.record)
+        if as_it_is:
+            raise NotHereError(goal, revision.revision)
+        if request.snapshot:
+            leave_to_readers(self.result.dest, there, goal, request.variables)
+        if request.switch:
+            refuse_less(request.among, current(request.among), self.result.dest, self.fqrn)
 
         self.hooks.phase("catalogs")
         catalogs = CatalogStore(keeper, self.scratch)
@@ -247,11 +275,11 @@ class _Dry:
         return mode_of(wish, hardlinks=self.abilities.hardlinks, reflinks=self.abilities.reflinks)
 
     def _keep(self) -> KeepAbove:
-        """Catalogs kept at the destination, and a temporary folder for others."""
+        """Catalogs kept at the destination, or beside it, and a temporary folder for others."""
         folder = os.path.join(self.scratch, "objects")
         os.mkdir(folder)
         kept = KeepFolder(os.path.join(self.base.path, ".provenance", ".objects"), self.scratch)
-        return KeepAbove(kept, KeepFolder(folder, self.scratch))
+        return KeepAbove(kept, KeepFolder(folder, self.scratch), functools.cache(self.base.kept_beside))
 
 
 @contextmanager

@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import stat
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import suppress
 from typing import Any, Final
 
@@ -48,6 +48,7 @@ class Expected:
         summaries: beside them.
         verified: told of what is missing.
         listed: compose the listing, too.
+        gaps: files that are left out because no server had their objects; None: there are some, nobody knows which.
 
     Attributes:
         sum: checksum of the file that was given last; empty if it is not known.
@@ -63,9 +64,19 @@ class Expected:
     """
 
     def __init__(
-        self, record: Record, catalogs: CatalogStore, summaries: SummaryStore, verified: Verified, *, listed: bool
+        self,
+        record: Record,
+        catalogs: CatalogStore,
+        summaries: SummaryStore,
+        verified: Verified,
+        *,
+        listed: bool,
+        gaps: Collection[bytes] | None = (),
     ) -> None:
         self._record = record
+        self._gaps: Collection[bytes] = gaps or ()
+        # Checksums stand for one file after the other: which of them are left out has to be known.
+        self._summed = gaps is not None
         self._catalogs = catalogs
         self._summaries = summaries
         self._verified = verified
@@ -98,7 +109,7 @@ class Expected:
             if self._instead:
                 yield from self._from_summaries()
             node = self._view.node(entry)
-            if node is None:
+            if node is None or (node.kind == FILE and node.path in self._gaps):
                 continue
             if self._digest is not None:
                 self._digest.add_line(entry_line(entry, node.target))
@@ -132,7 +143,7 @@ class Expected:
             self.complete = False
             return 1
         self.catalogs += 1
-        self._levels.append((iter(()) if summary is None else self._checksums(summary), ""))
+        self._levels.append((iter(()) if summary is None or not self._summed else self._checksums(summary), ""))
         return None
 
     def leave(self) -> None:

@@ -74,6 +74,7 @@ class Verified:
         unchecked: what could not be looked at, by reason: neither right nor wrong.
         content: of a check of contents: files, bytes and inodes read, and how they were checked; None if none was made.
         chain: of a check of the signatures; None if none was made.
+        allowed: files that are not there because no server had their objects, as the export was allowed to.
         notes: what people should know.
         repaired: counts of the run that mended; None if there was none.
         mended: differences by kind that there were before it.
@@ -89,6 +90,7 @@ class Verified:
     unchecked: dict[str, int] = field(default_factory=dict)
     content: dict[str, int] | None = None
     chain: Chain | None = None
+    allowed: int = 0
     notes: list[str] = field(default_factory=list)
     repaired: dict[str, int] | None = None
     mended: dict[str, int] = field(default_factory=dict)
@@ -134,6 +136,7 @@ class Verified:
             "unchecked": self.unchecked,
             "content": self.content,
             "chain": None if self.chain is None else self.chain.to_json(),
+            "allowed": self.allowed,
             "notes": self.notes,
             "repaired": self.repaired,
             "mended": self.mended,

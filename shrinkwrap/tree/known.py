@@ -11,6 +11,7 @@ from shrinkwrap.record.record import RECORD_BYTES, Goal, Intent, Record
 from shrinkwrap.tree.adopt import made_by_original
 from shrinkwrap.tree.base import Base
 from shrinkwrap.tree.intents import read_intent
+from shrinkwrap.tree.request import GAP
 
 
 class Known(NamedTuple):
@@ -40,6 +41,10 @@ def known(base: Base, fqrn: str, *, repair: bool, adopt: bool = False) -> Known:
     ours = (
         record is not None or intent is not None or base.read_file(folder + b"/record.json", RECORD_BYTES) is not None
     )
+    if tree and not ours and any(os.path.lexists(os.path.join(place, name)) for name in (".provenance", ".data")):
+        raise DestinationError(
+            f"{place} is a destination of its own, such as a snapshot", hint="choose another destination"
+        )
     if tree and not ours and not repair and os.listdir(place):
         original = made_by_original(base, fqrn)
         if not original or not (adopt or base.adopting):
@@ -55,9 +60,21 @@ def known(base: Base, fqrn: str, *, repair: bool, adopt: bool = False) -> Known:
 def nothing_new(there: Known, goal: Goal, variables: Mapping[bytes, bytes]) -> bool:
     """True if the record says that the tree is what the goal wants, and no run was cut off since."""
     record = there.record
-    if record is None or there.intent is not None or not there.tree or record.goal != goal:
+    if record is None or there.intent is not None or not there.tree or gaps_in(record):
+        return False
+    return same_wish(record, goal, variables)
+
+
+def same_wish(record: Record, goal: Goal, variables: Mapping[bytes, bytes]) -> bool:
+    """Whether a record is of an export that would come out the same for this goal and these variables."""
+    if record.goal != goal:
         return False
     return all(variables.get(encode(name)) == _value(value) for name, value in record.variables.items())
+
+
+def gaps_in(record: Record) -> int:
+    """Files that the tree of a record lacks because no server had their objects."""
+    return record.counts.get(GAP, 0)
 
 
 def by_record(there: Known, goal: Goal, *, repair: bool) -> bool:
@@ -67,6 +84,7 @@ def by_record(there: Known, goal: Goal, *, repair: bool) -> bool:
         record is not None
         and there.tree
         and there.intent is None
+        and not gaps_in(record)
         and not repair
         and record.goal.link_mode == goal.link_mode
     )

@@ -19,12 +19,13 @@ from shrinkwrap.snapshot.repository import Pin, Revision
 from shrinkwrap.spec.grammar import parse
 from shrinkwrap.tree.accounts import STATEMENT
 from shrinkwrap.tree.aim import find_snapshot
+from shrinkwrap.tree.allowed import Allowed
 from shrinkwrap.tree.base import Base, explain
 from shrinkwrap.tree.chain import follow
-from shrinkwrap.tree.known import encode, known
+from shrinkwrap.tree.known import encode, gaps_in, known
 from shrinkwrap.tree.pour import Pour
 from shrinkwrap.tree.probe import probe
-from shrinkwrap.tree.records import Records
+from shrinkwrap.tree.records import Records, read_gaps
 from shrinkwrap.tree.request import ExportRequest, ExportResult, Hooks
 from shrinkwrap.tree.run import Run
 from shrinkwrap.tree.sink import MAX_OVERFLOW
@@ -67,6 +68,7 @@ def mend(
         blacklist=whence.blacklist,
         marker=record.goal.marker,
         workers=request.workers,
+        allow_missing=Allowed(frozenset(read_gaps(records, fqrn))) if gaps_in(record) else Allowed(),
         **_options(record, before),
     )
     with ExitStack() as stack:

@@ -17,15 +17,17 @@ from shrinkwrap.record.summary import Keys
 from shrinkwrap.snapshot.catalogs import CatalogStore, ObjectKeeper
 from shrinkwrap.snapshot.merge import merge
 from shrinkwrap.snapshot.repository import Revision
-from shrinkwrap.snapshot.view import Node, View
+from shrinkwrap.snapshot.view import Node, Report, View
 from shrinkwrap.snapshot.walk import Walk, bring_catalogs
 from shrinkwrap.spec.matcher import Matcher
 from shrinkwrap.tree.aim import nodes, refuse, tally
+from shrinkwrap.tree.allowed import MISSING, lines_of
 from shrinkwrap.tree.before import Before, before, namer
 from shrinkwrap.tree.disk import RecordWalk
 from shrinkwrap.tree.dropped import Drops
+from shrinkwrap.tree.gaps import PassedBy, find_gaps, without
 from shrinkwrap.tree.intents import begin, drop_doubtful, end
-from shrinkwrap.tree.known import Known, by_record, decode
+from shrinkwrap.tree.known import Known, by_record, decode, gaps_in
 from shrinkwrap.tree.lines import LineCounts
 from shrinkwrap.tree.marker import with_marker
 from shrinkwrap.tree.place import Check
@@ -67,6 +69,8 @@ class Pour:
         run.stack.callback(self._catalogs.close)
         self._matcher = Matcher(run.request.spec)
         self._failures: list[Failure] = []
+        #: Files that no server has, which may be left out: digests by path.
+        self._gaps: dict[bytes, str] = {}
 
     def go(self) -> None:
         """All phases from the catalogs on. Raises ShrinkwrapError, OSError."""
@@ -114,13 +118,15 @@ class Pour:
             base, goal, matcher, request.variables, catalogs, result.report, run.accounts.left_out, passing
         )
         run.stack.callback(summing.close)
-        self._apply(old, sink, store, summing, entries if there.record is None else 0)
+        self._apply(old, sink, store, summing, entries if there.record is None else 0, passing)
         total = summing.collector.total
         result.counts.update({name: total.counts[name] for name in _RECORDED if name in total.counts})
         lines = LineCounts(request.spec)
         lines.take(total.matched, result.report)
         result.lines = lines.to_json()
-        summary = summing.finish()
+        # With other files left out than now they would be those of others.
+        lacked = there.intent is not None or (there.record is not None and gaps_in(there.record))
+        summary = summing.finish(known=not lacked and not self._gaps)
         if passing is not None:
             relist(run, goal, catalogs, summary)
 
@@ -159,11 +165,30 @@ class Pour:
 
     # -- the tree ----------------------------------------------------------------------------------------------------
 
-    def _apply(self, old: Before, sink: TreeSink, store: Store, summing: Summing, new: int) -> None:
+    def _find_gaps(self, worker: Worker, summing: Summing, passing: Passing | None) -> None:
+        """Which of the files that may be missing are missing, before anything else."""
+        run, goal = self.run, self._goal
+        if not run.request.allow_missing:
+            return
+        run.hooks.phase("missing")
+        borders = None if passing is None else PassedBy(passing, Keys(self._matcher, options_of(goal)))
+        self._gaps = find_gaps(
+            Walk(self._catalogs, goal.root, self._matcher, borders=borders),
+            View(goal.view, run.request.variables, Report()),
+            run.request.allow_missing,
+            namer(goal),
+            worker,
+            lambda done: self._done(done, summing),
+        )
+
+    def _apply(
+        self, old: Before, sink: TreeSink, store: Store, summing: Summing, new: int, passing: Passing | None
+    ) -> None:
         """From the first object to the final metadata.
 
         Args:
             new: entries that there may be and never were; 0 if not known.
+            passing: catalogs that are left out.
         """
         run, goal = self.run, self._goal
         assert run.source is not None
@@ -177,6 +202,7 @@ class Pour:
         )
         view = View(goal.view, run.request.variables, run.result.report)
         worker = Worker(run.source, store, run.hooks.objects)
+        self._find_gaps(worker, summing, passing)
         dispatcher = Dispatcher(
             worker,
             Job(self.run.request.source, sink),
@@ -191,7 +217,7 @@ class Pour:
         )
         # Whatever happens, the processes are gone before anything of theirs is cleaned up.
         self.run.stack.callback(dispatcher.close)
-        batcher = Batcher(dispatcher.give, join)
+        batcher = Batcher(dispatcher.give, join, dispatcher.idle)
         drops = self._drops(old)
         self.run.stack.callback(drops.close)
         update = Update(
@@ -211,7 +237,9 @@ class Pour:
         )
         try:
             self.run.hooks.phase("objects")
-            wanted = nodes(walk, view, summing.show if summing.passes else self._shown(summing))
+            shown = summing.show if summing.passes else self._shown(summing)
+            report = self.run.result.report
+            wanted = without(walk, view, self._gaps, report, shown) if self._gaps else nodes(walk, view, shown)
             update.apply(merge(old.stream, with_marker(wanted) if goal.marker else wanted), old.walk)
             drops.finish()
             batcher.finish()
@@ -278,7 +306,8 @@ class Pour:
         return kind(
             f"{number} object{'s' if number != 1 else ''} could not be had: {'; '.join(named)}"
             + ("; …" if number > len(named) else ""),
-            hint="nothing was replaced or removed, and what came is kept: run the same command again",
+            hint="nothing was replaced or removed, and what came is kept: run the same command again"
+            + ("; what is gone for good may be left out with --allow-missing" if kind is MissingObject else ""),
         )
 
     def _commit(self, summary: str, matched: dict[bytes, int]) -> None:
@@ -301,5 +330,10 @@ class Pour:
             matched=matched,
         )
         self.run.accounts.commit(goal, revision, self.run.head, counts)
-        self.run.base.replace_file(self.run.folder + b"/record.json", record.to_bytes())
-        end(self.run.base, self.run.fqrn)
+        base, missing = self.run.base, self.run.folder + b"/" + MISSING.encode()
+        if self._gaps:
+            base.replace_file(missing, b"".join(lines_of(self._gaps)))
+        base.replace_file(self.run.folder + b"/record.json", record.to_bytes())
+        if not self._gaps and self._there.record is not None and gaps_in(self._there.record):
+            base.remove_file(missing)
+        end(base, self.run.fqrn)

@@ -11,6 +11,7 @@ from typing import Any, Final, NamedTuple, Self
 
 from shrinkwrap.errors import DestinationError
 from shrinkwrap.record.record import RECORD_BYTES, Intent, Record
+from shrinkwrap.tree.allowed import MISSING, MISSING_BYTES, parse_gaps
 from shrinkwrap.tree.beneath import DIRECTORY, open_beneath
 
 FOLDER: Final = b".provenance"
@@ -124,3 +125,13 @@ class Records:
             None if intent is None else Intent.from_json(intent),
             tree,
         )
+
+
+def read_gaps(records: Records, fqrn: str) -> dict[bytes, str]:
+    """The files that a tree lacks because no server had their objects: digests by path; empty if no list is there.
+
+    Raises:
+        DestinationError: the list cannot be read.
+    """
+    found = records.read(fqrn, MISSING, MISSING_BYTES)
+    return {} if found is None else parse_gaps(found[0], f"{records.path}/.provenance/{fqrn}/{MISSING}")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from shrinkwrap.cvmfs.blacklist import Blacklist
 from shrinkwrap.cvmfs.entry import show
@@ -14,10 +14,15 @@ from shrinkwrap.fetch.source import SourceConfig
 from shrinkwrap.snapshot.repository import Pin
 from shrinkwrap.snapshot.view import Node, Report
 from shrinkwrap.spec.grammar import Spec
+from shrinkwrap.tree.allowed import Allowed
 from shrinkwrap.tree.place import HARDLINK
 
 if TYPE_CHECKING:
     from shrinkwrap.tree.gc import GcResult
+
+
+#: What a file is counted as whose object no server has, and that ``--allow-missing`` lets be left out.
+GAP: Final = "missing_object"
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +53,11 @@ class ExportRequest:
         store: folder of the store; empty: where it is, ``<dest>/.data`` for a new destination.
         workers: processes that bring objects, 1 for this one alone; 0: one for each CPU.
         gc: collect garbage afterwards (:mod:`shrinkwrap.tree.gc`).
+        snapshot: name of a snapshot beside others: the tree is ``<dest>/<snapshot>/<fqrn>``
+            (:mod:`shrinkwrap.tree.snapshots`); empty: none.
+        switch: make the tree as a snapshot, then let ``<dest>/current`` lead to it.
+        allow_missing: files that may be left out if no server has their object.
+        among: the destination that a snapshot is in: what the others there have seen of the head counts.
     """
 
     source: SourceConfig
@@ -74,6 +84,10 @@ class ExportRequest:
     workers: int = 0
     store: str = ""
     gc: bool = False
+    snapshot: str = ""
+    switch: bool = False
+    allow_missing: Allowed = field(default_factory=Allowed)
+    among: str = ""
 
 
 @dataclass(slots=True)
@@ -109,9 +123,10 @@ WARNINGS: Mapping[str, str] = {
     "xattr_lost": "extended attributes that the file system does not hold",
     "link_too_long": "symbolic links left out, because the file system does not hold their targets",
     "link_fallback": "files copied, because a hard link was refused",
+    GAP: "files left out, because no server has their objects (--allow-missing)",
 }
 #: Those that a look at the catalogs foresees: what ``strict`` refuses.
-FORESEEN: frozenset[str] = frozenset(WARNINGS) - {"xattr_lost", "link_too_long", "link_fallback"}
+FORESEEN: frozenset[str] = frozenset(WARNINGS) - {"xattr_lost", "link_too_long", "link_fallback", GAP}
 
 
 @dataclass(slots=True)
@@ -139,6 +154,10 @@ class ExportResult:
     dry_run: bool = False
     #: What was collected afterwards; None if that was not asked for, or there was nothing to do.
     garbage: GcResult | None = None
+    #: Name of the snapshot that the tree is in; empty for that of a destination itself.
+    snapshot: str = ""
+    #: ``current`` leads to it since this run.
+    switched: bool = False
 
     def warnings(self) -> list[str]:
         """All that people should know, a line each: notices, then what was left out or changed, with examples."""
@@ -159,6 +178,8 @@ class ExportResult:
             "command": "export",
             "fqrn": self.fqrn,
             "dest": self.dest,
+            "snapshot": self.snapshot,
+            "switched": self.switched,
             "reason": self.reason,
             "dry_run": self.dry_run,
             "root_hash": self.root_hash,

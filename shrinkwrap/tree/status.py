@@ -12,6 +12,7 @@ from shrinkwrap.record.runlog import read_runs
 from shrinkwrap.tree import dropped
 from shrinkwrap.tree.beneath import DIRECTORY
 from shrinkwrap.tree.records import Kept, Records
+from shrinkwrap.tree.snapshots import is_current, snapshots
 from shrinkwrap.tree.storage import explain, read_description
 
 #: The tree is what the record says.
@@ -94,6 +95,8 @@ class Status:
         dropped: something was dropped since garbage was collected last, or it never was; None if that may not be read.
         original: what is left of a store of the original waits in it.
         repositories: by name.
+        snapshots: those beside each other in it, by name (:mod:`shrinkwrap.tree.snapshots`).
+        current: the name of the one that its link ``current`` leads to; empty if there is none.
     """
 
     dest: str
@@ -102,6 +105,8 @@ class Status:
     dropped: bool | None = None
     original: bool = False
     repositories: list[RepositoryStatus] = field(default_factory=list)
+    snapshots: dict[str, list[RepositoryStatus]] = field(default_factory=dict)
+    current: str = ""
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -111,6 +116,15 @@ class Status:
             "dropped": self.dropped,
             "original": self.original,
             "repositories": [one.to_json() for one in self.repositories],
+            "snapshots": [
+                {
+                    "name": name,
+                    "current": name == self.current,
+                    "repositories": [one.to_json() for one in repositories],
+                }
+                for name, repositories in self.snapshots.items()
+            ],
+            "current": self.current,
         }
 
 
@@ -126,12 +140,20 @@ def status(dest: str) -> Status:
             raise DestinationError(
                 f"{dest}: no export was made here", hint="name the destination, which holds .data and .provenance"
             )
-        with Records(path) as records:
-            found = Status(path, repositories=[_repository(records, fqrn) for fqrn in records.names()])
+        found = Status(path, repositories=_repositories(path))
+        for name in snapshots(path):
+            found.snapshots[name] = _repositories(os.path.join(path, name))
+            if is_current(os.path.join(path, name)):
+                found.current = name
         _store(found)
     except OSError as exc:
         raise explain(exc, dest) from exc
     return found
+
+
+def _repositories(path: str) -> list[RepositoryStatus]:
+    with Records(path) as records:
+        return [_repository(records, fqrn) for fqrn in records.names()]
 
 
 def _repository(records: Records, fqrn: str) -> RepositoryStatus:

@@ -21,6 +21,7 @@ from shrinkwrap.snapshot.catalogs import CatalogStore
 from shrinkwrap.snapshot.view import Node, Report
 from shrinkwrap.spec.matcher import Matcher, State
 from shrinkwrap.tree.base import Base
+from shrinkwrap.tree.request import GAP
 
 FOLDER: Final = b".provenance/.summaries"
 _NO_STAR: Final = "directory_without_star"
@@ -62,7 +63,7 @@ class Passing:
         self._usable = {
             key
             for key, summary in self._known.items()
-            if summary.same_variables(values) and summary.same_variables(before)
+            if summary.same_variables(values) and summary.same_variables(before) and not summary.total.left_out.get(GAP)
         }
         #: Catalogs that both sides have.
         self._passed: set[str] = set()
@@ -255,8 +256,11 @@ class Summing:
 
     # -- when all is done --------------------------------------------------------------------------------------------
 
-    def finish(self) -> str:
+    def finish(self, *, known: bool = True) -> str:
         """Write the summaries; key of the root's.
+
+        Args:
+            known: checksums of earlier summaries may stand in for those that are lacking.
 
         Raises:
             CorruptObject: the two walks did not leave out the same catalogs.
@@ -269,7 +273,7 @@ class Summing:
             )
         self._flush()
         self._base.make_folder(FOLDER, 0o755)
-        return self.collector.finish(self.sums, self._write, self.store)
+        return self.collector.finish(self.sums, self._write, self.store if known else None)
 
     def _write(self, name: str, pieces: Iterator[bytes]) -> None:
         folder, _, _ = name.partition("/")

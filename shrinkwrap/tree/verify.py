@@ -29,15 +29,18 @@ from shrinkwrap.record.runlog import read_runs
 from shrinkwrap.record.summaries import SummaryStore
 from shrinkwrap.snapshot.catalogs import CatalogStore, ObjectKeeper
 from shrinkwrap.snapshot.keep import KeepFolder
+from shrinkwrap.tree.allowed import MISSING
 from shrinkwrap.tree.beneath import DIRECTORY
 from shrinkwrap.tree.chain import check_statement, follow
 from shrinkwrap.tree.expected import Expected
 from shrinkwrap.tree.findings import Verified, VerifyResult
 from shrinkwrap.tree.judge import Circumstances, Judge
+from shrinkwrap.tree.known import gaps_in
 from shrinkwrap.tree.probe import Abilities
-from shrinkwrap.tree.records import Records
+from shrinkwrap.tree.records import Records, read_gaps
 from shrinkwrap.tree.request import Hooks
 from shrinkwrap.tree.scrub import BROKEN, DIFFERS, SHUT, UNPROVED, Item, Scrub, stored_items
+from shrinkwrap.tree.snapshots import snapshots
 from shrinkwrap.tree.spill import Spill
 from shrinkwrap.tree.storage import read_description
 
@@ -127,6 +130,11 @@ def recorded(dest: str, records: str = "") -> list[str]:
             names = [name for name in opened.names() if _has_record(opened, name)]
     except OSError as exc:
         raise _unreadable(exc, place) from None
+    beside = "" if names or records else ", ".join(snapshots(dest))
+    if beside:
+        raise DestinationError(
+            f"{place}/{_PROVENANCE}: no record of an export", hint=f"there are snapshots: {beside}; name one with --as"
+        )
     if not names:
         raise DestinationError(
             f"{place}/{_PROVENANCE}: no record of an export",
@@ -312,7 +320,8 @@ class _Verify:
             catalogs = CatalogStore(keeper, self.scratch)
             stack.callback(catalogs.close)
             try:
-                expected = Expected(record, catalogs, self._summaries(), verified, listed=chain)
+                gaps = self._gaps(verified, record)
+                expected = Expected(record, catalogs, self._summaries(), verified, listed=chain, gaps=gaps)
             except SpecError as exc:
                 verified.add("record", b"", found=exc.message)
                 return verified
@@ -333,6 +342,20 @@ class _Verify:
             if chain:
                 self._chain(verified, record, keeper, expected)
         return verified
+
+    def _gaps(self, verified: Verified, record: Record) -> dict[bytes, str] | None:
+        """The files that an export was allowed to leave out, because no server had their objects; None if lost."""
+        number = gaps_in(record)
+        if not number:
+            return {}
+        gaps = read_gaps(self.records, verified.fqrn)
+        if not gaps:
+            verified.add("record", b"", found=f"{MISSING}, the list of {number} files that may be missing, is gone")
+            return None
+        verified.allowed = number
+        few = ", ".join(show(path) for path in sorted(gaps)[:3]) + (", …" if len(gaps) > 3 else "")
+        verified.note(f"{number} files are left out, because no server had their objects (--allow-missing): {few}")
+        return gaps
 
     def _chain(self, verified: Verified, record: Record, keeper: ObjectKeeper, expected: Expected) -> None:
         whence = self.request.whence(verified.fqrn)
