@@ -15,7 +15,23 @@ import typer
 from typer.core import TyperGroup
 
 from shrinkwrap import __version__
-from shrinkwrap.cli import cat, demo, diff, export, info, ls, output, publish, remove, serve, status, tags, verify
+from shrinkwrap.cli import (
+    cat,
+    demo,
+    diff,
+    export,
+    image,
+    info,
+    ls,
+    output,
+    plan,
+    publish,
+    remove,
+    serve,
+    status,
+    tags,
+    verify,
+)
 from shrinkwrap.cli import gc as garbage
 from shrinkwrap.errors import DestinationError, Interrupted, ShrinkwrapError, UsageError
 
@@ -60,6 +76,8 @@ app = typer.Typer(
     ),
 )
 export.register(app)
+plan.register(app)
+image.register(app)
 ls.register(app)
 cat.register(app)
 info.register(app)
@@ -72,7 +90,23 @@ remove.register(app)
 publish.register(app)
 serve.register(app)
 demo.register(app)
-_NAMES = ("export", "ls", "cat", "info", "tags", "diff", "status", "verify", "gc", "remove", "publish", "serve", "demo")
+_NAMES = (
+    "export",
+    "plan",
+    "image",
+    "ls",
+    "cat",
+    "info",
+    "tags",
+    "diff",
+    "status",
+    "verify",
+    "gc",
+    "remove",
+    "publish",
+    "serve",
+    "demo",
+)
 
 
 def _version(value: bool) -> None:

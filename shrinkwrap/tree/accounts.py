@@ -60,15 +60,10 @@ class Accounts:
     # -- while the tree is made --------------------------------------------------------------------------------------
 
     def open(self) -> None:
-        """The walk is about to begin.
-
-        Raises:
-            DestinationError: the listing that was asked for cannot be written.
-        """
+        """The walk is about to begin: what it leaves out is written down."""
         self._left_out = LeftOut(self._fd, self._notice)
         self._stack.callback(self._left_out.discard)
         self._result.report.told = self.left_out
-        self.open_listing()
 
     def left_out(self, what: str, path: bytes, detail: str) -> None:
         """A case for the list of what was left out or shown differently."""
@@ -76,7 +71,11 @@ class Accounts:
             self._left_out.add(what, path, detail)
 
     def open_listing(self) -> None:
-        """Begin the listing: of its digest, and of the file that was asked for."""
+        """Begin the listing: of its digest, and of the file that was asked for.
+
+        Raises:
+            DestinationError: it cannot be written.
+        """
         place = self._request.listing
         if place:
             self._listing_temporary = _temporary(place)

@@ -112,8 +112,10 @@ class Pour:
             # The disk tells of everything: nothing may be left out on the other side.
             bring_catalogs(catalogs, goal.root, matcher)
             passing = None
-        run.accounts.open()
+        run.accounts.open_listing()
+        # From here on the next run cleans up after this one, whatever it wants.
         begin(base, run.fqrn, goal)
+        run.accounts.open()
         summing = Summing(
             base, goal, matcher, request.variables, catalogs, result.report, run.accounts.left_out, passing
         )
