@@ -1,0 +1,1 @@
+"""Images: the single files that people carry to machines without /cvmfs."""
