@@ -7,7 +7,6 @@ What a job is can be pickled, and each process opens it once: the same call runs
 from __future__ import annotations
 
 import marshal
-import os
 import pickle
 from collections.abc import Callable, Collection, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Executor, Future, wait
@@ -19,6 +18,7 @@ from typing import Final
 from shrinkwrap.cvmfs import limits
 from shrinkwrap.cvmfs.digest import Digest
 from shrinkwrap.cvmfs.entry import Chunk
+from shrinkwrap.engine.cpus import usable_cpus
 from shrinkwrap.engine.pool import AHEAD
 from shrinkwrap.engine.work import Item, Result, Sink, Worker
 from shrinkwrap.fetch.source import MAX_TRANSFERS_PER_HOST, SourceConfig, open_source
@@ -116,7 +116,7 @@ def _open(job: bytes) -> _Opened:
 
 def workers_for(wish: int) -> int:
     """How many processes to use: as many as wished, or one for each CPU that this process may use (0)."""
-    return wish or min(len(os.sched_getaffinity(0)), _MOST_WORKERS)
+    return wish or min(usable_cpus(), _MOST_WORKERS)
 
 
 def pack(sink: Sink, batch: list[Item]) -> bytes:

@@ -345,7 +345,7 @@ def test_where_no_process_can_be_started_this_one_does_all_and_says_so() -> None
 def test_there_are_as_many_workers_as_wished_or_one_for_each_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
     assert [workers_for(wish) for wish in (1, 2, 64)] == [1, 2, 64]
     for cpus, expected in ((1, 1), (2, 2), (5, 5), (200, 8)):
-        monkeypatch.setattr(os, "sched_getaffinity", lambda _, cpus=cpus: set(range(cpus)))
+        monkeypatch.setattr(module, "usable_cpus", lambda cpus=cpus: cpus)
         assert workers_for(0) == expected
 
 
