@@ -28,6 +28,7 @@ from shrinkwrap.cli import (
     publish,
     remove,
     serve,
+    spec,
     status,
     tags,
     verify,
@@ -77,6 +78,7 @@ app = typer.Typer(
 )
 export.register(app)
 plan.register(app)
+spec.register(app)
 image.register(app)
 ls.register(app)
 cat.register(app)
@@ -93,6 +95,7 @@ demo.register(app)
 _NAMES = (
     "export",
     "plan",
+    "spec",
     "image",
     "ls",
     "cat",

@@ -14,7 +14,7 @@ WARNING: Final = "warning"
 #: Right, but the line is superfluous, or the original tool takes it otherwise.
 NOTE: Final = "note"
 
-#: All kinds of findings, with what they are (docs/plan.md has the same table for people).
+#: All kinds of findings, with what they are (docs/spec-tools.md has the same table for people).
 KINDS: Final = {
     "wrong_line": ERROR,
     "empty": WARNING,

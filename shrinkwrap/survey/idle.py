@@ -11,6 +11,7 @@ from collections.abc import Iterator, Sequence
 from shrinkwrap.spec.glob import Part
 from shrinkwrap.spec.grammar import Line, Mode, Spec, parse, resolve
 from shrinkwrap.spec.matcher import NO, Matcher, Step
+from shrinkwrap.spec.rules import NO_LINE
 from shrinkwrap.survey.findings import Finding, about
 
 _DEEP_ROOT = b"/*"
@@ -32,9 +33,11 @@ def idle_lines(spec: Spec) -> Iterator[Finding]:
     lines = spec.lines
     yield from _repeated(lines)
     in_force = {rule.line for rule in resolve(lines)}
+    replacing = set(_replacing(lines))
     idle = _Idle(spec, in_force)
     for index, line in enumerate(lines):
-        if index in in_force:
+        # Without a line that replaces another one, that would be in force.
+        if index in in_force and index not in replacing:
             found = idle.including(index, line) if line.mode.includes else idle.excluding(index, line)
             if found is not None:
                 yield found
@@ -57,6 +60,18 @@ def _repeated(lines: Sequence[Line]) -> Iterator[Finding]:
         elif later.mode is Mode.EXCLUDE:
             reason += "; the original tool leaves the directories above it, empty"
         yield about("replaced", line, reason, f"remove it, or remove {later.where} if this one was meant")
+
+
+def _replacing(lines: Sequence[Line]) -> Iterator[int]:
+    """Lines that take the place of an earlier one that says something else."""
+    modes: dict[tuple[bool, tuple[Part, ...]], Mode] = {}
+    for index, line in enumerate(lines):
+        for parts in (line.parts, line.classic):
+            if parts is not None:
+                key = (line.mode is Mode.EXCLUDE_BELOW, parts)
+                if modes.get(key, line.mode) is not line.mode:
+                    yield index
+                modes[key] = line.mode
 
 
 class _Idle:
@@ -85,41 +100,39 @@ class _Idle:
             names = _prefix(line)
         steps = list(way(self._matcher, names))
         last = steps[-1]
-        if len(steps) <= len(names) or last.included == NO or (not literal and last.state is None):
+        if len(steps) <= len(names) or last.included == NO or (len(names) < len(line.parts) and last.state is None):
             return self._hidden(line, self._hiding(steps))
-        if literal:
-            by = self._others(index, line, names, steps)
-        else:
-            by = [one for one in self._matcher.inherited(last.state) if one != index] if last.state is not None else []
-        if not by or not self._untouched(names, whole=not literal):
+        reason = self._brought_by(index, line, names, steps) if literal else self._brought_whole(index, last)
+        if not reason or not self._untouched(names, whole=not literal):
             return None
-        other = self._lines[by[-1]]
-        if other.mode.includes and names in self._ways and self._ways[names] == by[-1] and other.mode is not Mode.FLAT:
-            way_only = not self._lies_below(other, names)
-            if way_only:
-                reason = f"is on the way to {other.text} of {other.where}, and comes out anyway"
-                return about("covered", line, reason, "remove it")
-        return about("covered", line, f"{other.text} of {other.where} brings it already", "remove it")
+        return about("covered", line, reason, "remove it")
 
-    def _others(self, index: int, line: Line, names: tuple[bytes, ...], steps: Sequence[Step]) -> list[int]:
-        """Lines that bring all that a literal line does."""
+    def _brought_by(self, index: int, line: Line, names: tuple[bytes, ...], steps: Sequence[Step]) -> str:
+        """Which other line brings all that a literal line does; "" if none."""
         if not names:
-            return []
+            return ""
         above = steps[-2].state
-        deep = [] if above is None else list(self._matcher.inherited(above))
-        if deep or line.mode is not Mode.EXACT:
-            return deep
-        flat = [one for one in steps[-1].lines if one != index and self._lines[one].mode is Mode.FLAT]
-        if flat:
-            return flat
-        reason = self._ways.get(names)
-        return [] if reason is None else [reason]
+        others = [] if above is None else list(self._matcher.inherited(above))
+        if not others and line.mode is Mode.EXACT:
+            others = [one for one in steps[-1].lines if one != index and self._lines[one].mode is Mode.FLAT]
+            on_the_way = self._ways.get(names)
+            if not others and on_the_way is not None:
+                other = self._lines[on_the_way]
+                return f"is on the way to {other.text} of {other.where}, and comes out anyway"
+        return self._told(others)
 
-    @staticmethod
-    def _lies_below(other: Line, names: tuple[bytes, ...]) -> bool:
-        """Whether a path lies at or below that of a line."""
-        parts = other.parts
-        return len(parts) <= len(names) and parts == names[: len(parts)]
+    def _brought_whole(self, index: int, step: Step) -> str:
+        """Which other line brings all below the directory of a step."""
+        return (
+            ""
+            if step.state is None
+            else self._told([one for one in self._matcher.inherited(step.state) if one != index])
+        )
+
+    def _told(self, others: Sequence[int]) -> str:
+        # A line with globs brings the directories on the way only if something is there.
+        literal = [self._lines[one] for one in others if self._lines[one].classic is None]
+        return f"{literal[-1].text} of {literal[-1].where} brings it already" if literal else ""
 
     def _untouched(self, names: tuple[bytes, ...], *, whole: bool) -> bool:
         """Whether no exclusion has a say about a path, so that a line for it does not take any back."""
@@ -129,20 +142,24 @@ class _Idle:
             return False
         return self._left.everything(state) if whole else self._left.names(state) is None
 
-    def _hiding(self, steps: Sequence[Step]) -> Line | None:
+    def _hiding(self, steps: Sequence[Step], besides: int = NO_LINE) -> Line | None:
+        """The exclusion that ends these steps, unless it is the one that is looked at."""
         for step in reversed(steps):
             for index in reversed(step.lines):
                 if not self._lines[index].mode.includes:
-                    return self._lines[index]
+                    return None if index == besides else self._lines[index]
         return None
 
     def _hidden(self, line: Line, by: Line | None) -> Finding | None:
         if by is None:
             return None
         if by.mode is Mode.EXCLUDE_BELOW:
-            reason = f"brings nothing: {by.text} of {by.where} stands after it and hides it"
+            reason = f"{by.text} of {by.where} stands after it and hides it: at most directories on the way come out"
             return about("hidden", line, reason, f"move it below {by.where}, or remove it")
-        reason = f"brings nothing: {by.text} of {by.where} hides it, and that is final wherever it stands"
+        reason = (
+            f"{by.text} of {by.where} hides it, and that is final wherever it stands: at most directories on the way"
+            " come out"
+        )
         fix = "remove it"
         if not by.raw.endswith(b"*"):
             fix = f"remove it; or write {by.text.rstrip('/')}/* before it, which later lines can take back (rules 2.14)"
@@ -154,20 +171,34 @@ class _Idle:
         if names is None:
             names = _prefix(line)
         below = line.mode is Mode.EXCLUDE_BELOW
+        beyond = len(names) < len(line.parts)
         brought = list(way(self._brought, names))
         last = brought[-1]
-        if len(brought) <= len(names) or last.included == NO or ((below or not literal) and last.state is None):
+        if len(brought) <= len(names) or last.included == NO or ((below or beyond) and last.state is None):
             what = "what is below it" if below else "it"
-            return about("hides_nothing", line, f"hides nothing: no line brings {what}", "remove it, or correct the path")
+            return about(
+                "hides_nothing", line, f"hides nothing: no line brings {what}", "remove it, or correct the path"
+            )
         steps = list(way(self._matcher, names))
-        by = self._hiding(steps[:-1] if literal and len(steps) > len(names) else steps)
-        gone = len(steps) <= len(names) or steps[-1].included == NO
-        if gone and by is not None and by is not line and by.parts != line.parts:
+        by = self._hidden_before(index, names, steps, beyond=beyond)
+        if by is not None:
             return about("hidden_twice", line, f"{by.text} of {by.where} hides it already", "remove it")
         if below and literal and len(steps) > len(names) and steps[-1].included != NO and index not in steps[-1].lines:
             reason = "hides nothing: a later line brings all of it back"
             return about("lifted", line, reason, "remove it, or move it below that line")
         return None
+
+    def _hidden_before(
+        self, index: int, names: tuple[bytes, ...], steps: Sequence[Step], *, beyond: bool
+    ) -> Line | None:
+        """Another exclusion that hides all that an excluding line does."""
+        last = steps[-1]
+        if len(steps) <= len(names) or (beyond and last.state is None):
+            return self._hiding(steps, index)
+        if last.included != NO:
+            return None
+        others = [one for one in last.lines if one != index and not self._lines[one].mode.includes]
+        return self._lines[others[-1]] if others else None
 
     @staticmethod
     def _comes(matcher: Matcher, names: tuple[bytes, ...]) -> bool:

@@ -45,7 +45,9 @@ def read_texts(paths: Iterable[str | os.PathLike[str]]) -> list[Text]:
                 data = file.read(FILE_LIMIT + 1)
         except (OSError, ValueError) as exc:  # ValueError: a NUL byte in the file's name
             reason = exc.strerror if isinstance(exc, OSError) and exc.strerror else str(exc)
-            raise SpecError(f"cannot read the specification file {name}: {reason}", hint="is it the right name?") from None
+            raise SpecError(
+                f"cannot read the specification file {name}: {reason}", hint="is it the right name?"
+            ) from None
         if len(data) > FILE_LIMIT:
             raise SpecError(
                 f"the specification file {name} is larger than {FILE_LIMIT} bytes",
@@ -76,7 +78,7 @@ def read_leniently(texts: Sequence[Text], rules: str) -> tuple[Spec, list[Wrong]
                 # ":1: reason: line" of the message.
                 told = exc.message.split("\n  ", 1)[1].removeprefix(":1: ")
                 shown = show(line.strip(b" \t\r"))[:200]
-                wrong.append(Wrong(name, index + 1, shown, told.rpartition(": ")[0] or told))
+                wrong.append(Wrong(name, index + 1, shown, told.partition(": ")[0]))
                 lines[index] = b""
                 if len(wrong) > _LISTED:
                     raise
