@@ -15,7 +15,7 @@ from shrinkwrap.errors import UsageError, VerificationFailed
 
 if TYPE_CHECKING:
     from shrinkwrap.image.inspect import Described
-    from shrinkwrap.image.request import ImageResult, Part
+    from shrinkwrap.image.request import ExportedPart, ImageResult, Part
     from shrinkwrap.image.squashfs.recipe import Recipe
 
 _EXAMPLES = """\b
@@ -24,6 +24,8 @@ Examples:
       --key /etc/cvmfs/keys/cern.ch -t sft.cern.ch.spec -o sft.squashfs
   shrinkwrap image -r sft.cern.ch -r lhcb.cern.ch -f site.conf --tag lhcb.cern.ch=v55r1 \\
       -t sft.cern.ch=sft.spec -t lhcb.cern.ch=lhcb.spec -o both.squashfs
+  shrinkwrap image --export /export/cvmfs -o all.squashfs
+  shrinkwrap image -r sft.cern.ch -f site.conf -t sft.spec --from old.squashfs -o new.squashfs
   shrinkwrap image info sft.squashfs
   shrinkwrap image verify sft.squashfs
   apptainer exec -B sft.squashfs:/cvmfs:image-src=/ container.sif COMMAND
@@ -107,6 +109,20 @@ def image(
     retries: opt.Retries = None,
     timeout: opt.Timeout = None,
     redirects: opt.Redirects = None,
+    exported: Annotated[
+        str,
+        typer.Option(
+            "--export",
+            metavar="DIR",
+            help="Take everything from an export there; nothing is fetched. Default: all of it.",
+        ),
+    ] = "",
+    base: Annotated[
+        str,
+        typer.Option(
+            "--from", metavar="FILE|DIR", help="An older image, or an export: what it holds is not fetched again."
+        ),
+    ] = "",
     block_size: Annotated[
         str, typer.Option("--block-size", metavar="BYTES", help="Of squashfs: 4K to 1M, a power of two.")
     ] = "128K",
@@ -160,10 +176,21 @@ def image(
     if not output:
         raise UsageError("-o is missing: no image to make", hint="-o FILE.squashfs")
     format_of(output, wish)
-    many = _Many(tuple(repos or ()))
+    parts: list[Part | ExportedPart] = []
     notes: list[str] = []
-    parts = []
-    for fqrn in many.names:
+    if exported:
+        given = (files, servers, storage, proxy, external, keys, blacklists, specs, tag, revision, at, root_hash, env)
+        if any(given) or unsigned or base:
+            raise UsageError(
+                "--export takes snapshot and specification from what is exported, and fetches nothing",
+                hint="leave out options of sources, snapshots, specifications and variables, and --from",
+            )
+        from shrinkwrap.image.exported import parts_of
+
+        parts += parts_of(exported, tuple(repos or ()), claim=claim)
+    many = None if exported else _Many(tuple(repos or ()))
+    for fqrn in () if many is None else many.names:
+        assert many is not None
         whence = opt.Whence(
             fqrn,
             files,
@@ -198,6 +225,7 @@ def image(
         strict=strict,
         trust=trust,
         workers=workers,
+        base=base,
     )
     with Progress(period=period, quiet=quiet or as_json) as progress:
         for line in notes:
@@ -316,7 +344,9 @@ def _summary(result: ImageResult) -> Iterable[str]:
     yield (
         f"{size(counts.get('bytes', 0))} in {counts.get('files', 0)} files; {size(sizes.get('content', 0))} in"
         f" {counts.get('objects', 0)} distinct contents, {counts['verbatim']} of {counts['fetched']} fetched ones taken"
-        f" as they are; {size(sizes['received'])} received" + (f", {kept} objects kept from before" if kept else "")
+        f" as they are; {size(sizes['received'])} received"
+        + (f", {kept} objects kept from before" if kept else "")
+        + (f", {counts['reused']} contents taken from elsewhere" if counts["reused"] else "")
     )
     yield f"{result.output}: {size(result.size)} ({result.size} bytes)"
     yield f"sha256 {result.sha256}"

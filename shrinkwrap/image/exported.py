@@ -6,7 +6,7 @@ What the disk shows of a tree made without root (owners, modes, lost attributes)
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, replace
 from typing import Final
@@ -32,7 +32,7 @@ from shrinkwrap.tree.base import Base
 from shrinkwrap.tree.known import encode
 from shrinkwrap.tree.records import Records, read_gaps
 from shrinkwrap.tree.summing import open_summaries, options_of
-from shrinkwrap.tree.verify import ReadOnlyKeep
+from shrinkwrap.tree.verify import ReadOnlyKeep, recorded
 
 #: Counts of a record that tell of lines of the specification.
 _OF_LINES: Final = ("line_without_match", "directory_without_star")
@@ -125,6 +125,15 @@ def open_export(path: str) -> Base:
         base.close()
         raise DestinationError(f"{path}: no export is there", hint="name the destination of an export")
     return base
+
+
+def parts_of(dest: str, names: Sequence[str] = (), *, claim: bool = False) -> list[ExportedPart]:
+    """The repositories of a destination, or some of them. Raises DestinationError."""
+    there = recorded(dest)
+    missing = next((name for name in names if name not in there), "")
+    if missing:
+        raise DestinationError(f"{dest}: no export of {missing} is there", hint=f"there are: {', '.join(there)}")
+    return [ExportedPart(dest, name, claim) for name in there if not names or name in names]
 
 
 def gather_export(build: Build, part: ExportedPart) -> Gathered:

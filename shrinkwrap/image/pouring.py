@@ -208,7 +208,7 @@ def view_of(
     world_readable: bool,
     keep_suid: bool,
 ) -> ViewOptions:
-    """How entries come out in an image: by what the catalogs say, never by what a disk could hold (DESIGN promise 9)."""
+    """How entries come out in an image: as the catalogs say, whatever a disk could hold (DESIGN promise 9)."""
     # Owners that a catalog does not know are nobody's choice; they must not depend on who builds.
     return ViewOptions(
         claim=claim,

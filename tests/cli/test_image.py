@@ -127,3 +127,25 @@ def test_strict_makes_errors_of_warnings(place: Place) -> None:
     place.spec.write_text("/no/such/thing\n")
     place.image("--strict", code=1)
     assert not (place.folder / "x.squashfs").exists()
+
+
+def test_an_export_becomes_an_image_without_any_server(place: Place) -> None:
+    base = place.folder / "base"
+    call(
+        *("export", "-r", FQRN, "--storage", place.repos / FQRN, "--key", place.repos / "keys" / f"{FQRN}.pub"),
+        *("-t", place.spec, "-z", base, "-q", "--workers", "1"),
+    ).ends_with(0)
+    words = ("image", "--export", base, "-o", place.folder / "x.squashfs", "--workers", "1", "--json")
+    told = call(*words).ends_with(0).json
+    assert told["counts"]["fetched"] == 0
+    assert [one["fqrn"] for one in told["repositories"]] == [FQRN]
+    assert call("image", "info", place.folder / "x.squashfs", "--json").ends_with(0).json["source"] == "export"
+    call(*words, "-t", place.spec).ends_with(2)
+    call("image", "--export", place.folder / "none", "-o", place.folder / "y.squashfs").ends_with(8)
+
+
+def test_an_older_image_saves_fetching(place: Place) -> None:
+    place.image()
+    told = place.image("--from", place.folder / "x.squashfs", "--json", output="y.squashfs").json
+    assert told["counts"]["fetched"] == 0
+    assert (place.folder / "y.squashfs").read_bytes() == (place.folder / "x.squashfs").read_bytes()

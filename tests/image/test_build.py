@@ -26,9 +26,19 @@ from shrinkwrap.record.statement import STATEMENT_BYTES, Statement
 
 SMALL = Pinned("small.cern.ch", "rev2")
 MIXED = Pinned("mixed.cern.ch", "rev3")
-_LONG = [Pinned("small.cern.ch", "rev1"), Pinned("small.cern.ch", "rev3")]
+#: One of each kind; all in long runs.
+_USUAL = {
+    SMALL,
+    MIXED,
+    Pinned("external.cern.ch", "rev1"),
+    Pinned("nodes.cern.ch", "rev1"),
+    Pinned("legacy_aufs.cern.ch", "head"),
+    Pinned("testmigration.cern.ch", "rev2"),
+    Pinned("plain.cern.ch", "rev1"),
+    Pinned("rmd160.cern.ch", "rev2"),
+}
 EVERY = [
-    pytest.param(at, id=str(at), marks=[pytest.mark.long] if at in _LONG else []) for at in golden.pinned()
+    pytest.param(at, id=str(at), marks=[] if at in _USUAL else [pytest.mark.long]) for at in golden.pinned()
 ] or golden.params([])
 #: Specifications that take all paths that a walk can take; the others in long runs.
 _TELLING = ("meta", "reinclude")
