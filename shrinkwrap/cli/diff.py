@@ -225,12 +225,18 @@ class _Sides:
                 f"note: {path}: a run was cut off, or is under way: the tree is not what the record says; compared is"
                 " the record"
             )
+        if found.gaps:
+            say(
+                f"note: {path}: its tree lacks {found.gaps} files whose objects no server had (--allow-missing); they"
+                " are compared as if they were there"
+            )
         told = {
             "export": path,
             "revision": record.revision,
             "tag": record.tag,
             "root_hash": record.goal.root_hash,
             "spec_sha256": record.goal.spec_sha256,
+            "missing_object": found.gaps,
         }
         return _Known(found, told)
 

@@ -77,11 +77,11 @@ def export(
         ),
     ] = "",
     snapshot: Annotated[
-        str,
+        str | None,
         typer.Option(
             "--as", metavar="NAME", help="A snapshot beside others: the tree is DIR/NAME/FQRN, of links only."
         ),
-    ] = "",
+    ] = None,
     switch: Annotated[
         bool,
         typer.Option("--switch", help="Make a new snapshot, then let DIR/current lead to it, in one step for readers."),
@@ -118,13 +118,13 @@ def export(
         bool, typer.Option("-g", "--gc", help="Afterwards, remove stored files that nothing needs any more.")
     ] = False,
     allow_missing: Annotated[
-        str,
+        str | None,
         typer.Option(
             "--allow-missing",
             metavar="FILE",
             help="Paths or digests, a line each, that may be left out if all servers say that they do not have them.",
         ),
-    ] = "",
+    ] = None,
     repair: Annotated[
         bool, typer.Option("--repair", help="Compare with the disk instead of the record, and mend the tree.")
     ] = False,
@@ -178,6 +178,7 @@ def export(
         raise UsageError("-z is empty: no destination", hint="-z DIR; is a variable not set?")
     if link_mode not in LINK_MODES:
         raise UsageError(f"--link-mode {link_mode}: unknown", hint=f"one of {', '.join(LINK_MODES)}")
+    missing = opt.given("--allow-missing", allow_missing)
     whence = opt.Whence(
         repo,
         files,
@@ -221,9 +222,9 @@ def export(
         strict=strict,
         listing=listing,
         gc=gc,
-        snapshot=snapshot,
+        snapshot=opt.given("--as", snapshot),
         switch=switch,
-        allow_missing=read_allowed(allow_missing) if allow_missing else Allowed(),
+        allow_missing=read_allowed(missing) if missing else Allowed(),
     )
     with Progress(period=period, quiet=quiet or as_json) as progress:
         for line in (*opt.notes(settings), *spec.warnings):

@@ -198,6 +198,17 @@ def make_pin(tag: str, revision: int | None, at: str, root_hash: str, unsigned: 
     return pin
 
 
+def given(option: str, value: str | None) -> str:
+    """The value of an option; empty where that was not used.
+
+    Raises:
+        UsageError: it was used with an empty value, which must not mean the same.
+    """
+    if value == "":
+        raise UsageError(f"{option} is empty", hint="leave it out, or name something; is a variable not set?")
+    return value or ""
+
+
 def given_variables(given: Sequence[str] | None) -> dict[bytes, bytes]:
     """What ``--env`` sets. Raises UsageError."""
     values: dict[bytes, bytes] = {}

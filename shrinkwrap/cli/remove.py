@@ -25,11 +25,13 @@ def register(app: typer.Typer) -> None:
 def remove(
     dest: Annotated[str, typer.Argument(metavar="DEST", help="The destination, such as /export/cvmfs.")],
     repo: Annotated[
-        str, typer.Option("-r", "--repo", metavar="FQRN", help="Repository. May be left out with --as: all then.")
-    ] = "",
+        str | None,
+        typer.Option("-r", "--repo", metavar="FQRN", help="Repository. May be left out with --as: all then."),
+    ] = None,
     snapshot: Annotated[
-        str, typer.Option("--as", metavar="NAME", help="In this snapshot; with its last repository it goes, too.")
-    ] = "",
+        str | None,
+        typer.Option("--as", metavar="NAME", help="In this snapshot; with its last repository it goes, too."),
+    ] = None,
     gc: Annotated[
         bool, typer.Option("-g", "--gc", help="Afterwards, remove stored files that nothing needs any more.")
     ] = False,
@@ -44,19 +46,20 @@ def remove(
     from shrinkwrap.tree.remove import remove as run
     from shrinkwrap.tree.remove import remove_snapshot
 
-    if not repo and not snapshot:
+    fqrn, name = opt.given("-r", repo), opt.given("--as", snapshot)
+    if not fqrn and not name:
         raise UsageError("no repository given", hint="-r FQRN, e.g. -r sft.cern.ch; or --as NAME for a whole snapshot")
-    if snapshot:
-        result = remove_snapshot(dest, snapshot, repo, gc=gc, wait=wait)
+    if name:
+        result = remove_snapshot(dest, name, fqrn, gc=gc, wait=wait)
     else:
-        result = run(dest, repo, gc=gc, wait=wait)
+        result = run(dest, fqrn, gc=gc, wait=wait)
     if as_json:
         print_json({"command": "remove", **result.to_json(), "reason": "done", "exit_code": 0})
         return
     for line in result.notices:
         say(f"warning: {line}")
     shown = f" (revision {result.revision})" if result.revision else ""
-    where = f"{result.dest}/{snapshot}" if snapshot else result.dest
+    where = f"{result.dest}/{name}" if name else result.dest
     if result.whole:
         print(clean(f"{where}: snapshot removed, with {', '.join(result.repositories) or 'no repository'}"))
     else:

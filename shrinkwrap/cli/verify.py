@@ -42,7 +42,9 @@ def verify(
         list[str] | None,
         typer.Option("-r", "--repo", metavar="FQRN", help="Only this repository. Several may be named."),
     ] = None,
-    snapshot: Annotated[str, typer.Option("--as", metavar="NAME", help="The snapshot of this name in DEST.")] = "",
+    snapshot: Annotated[
+        str | None, typer.Option("--as", metavar="NAME", help="The snapshot of this name in DEST.")
+    ] = None,
     records: Annotated[
         str, typer.Option("--records", metavar="DIR", help="The folder that .provenance is in, if that is not DEST.")
     ] = "",
@@ -86,10 +88,10 @@ def verify(
 
     if not dest:
         raise UsageError("no destination", hint="is a variable not set?")
-    if snapshot:
+    if name := opt.given("--as", snapshot):
         from shrinkwrap.tree.snapshots import existing
 
-        dest = existing(dest, snapshot)
+        dest = existing(dest, name)
 
     def whence(fqrn: str) -> Whence:
         asked = opt.Whence(

@@ -147,6 +147,8 @@ class _Crew:
             new = len(ended)
             if active:
                 perform()
+                # A pause of our own (a slow disk, a slow consumer) must not count as slowness of the server.
+                late = time.monotonic() - awake > self._patience / 2
                 more = True
                 while more:
                     left, done, failed = info_read()
@@ -157,7 +159,7 @@ class _Crew:
                     for curl, code, text in failed:
                         slot = curl.slot
                         self._rest(slot)
-                        slot.failure = (code, text, excused or paused)
+                        slot.failure = (code, text, excused or paused or late)
                         ended.append(slot)
             excused = paused
             # What has just ended makes room for others first.
@@ -167,14 +169,17 @@ class _Crew:
                     yield outcome
                     if self._closed:
                         return
-            # A pause of our own (a slow disk, a slow consumer) must not count as slowness of the server.
+            # Nor in the next rounds.
             paused = time.monotonic() - awake > self._patience / 2
-            if not ended and not again and (exhausted or len(active) + len(waiting) >= transfers):
+            # Who waits for another attempt may have to wait for room besides.
+            full = len(active) >= transfers
+            idle = full or not again
+            if not ended and idle and (exhausted or len(active) + len(waiting) + len(again) >= transfers):
                 if not active and not waiting:
                     return
                 asleep = time.monotonic()
-                self._wait(waiting[0][0] if waiting else None)
-                if len(active) >= transfers:
+                self._wait(waiting[0][0] if waiting and not full else None)
+                if full:
                     waited += time.monotonic() - asleep
             awake = time.monotonic()
             if transfers < self._most and awake - looked > _LOOK:

@@ -24,8 +24,9 @@ from shrinkwrap.snapshot.diff import Change, Diff, Side
 from shrinkwrap.snapshot.keep import KeepFolder
 from shrinkwrap.spec.grammar import Spec, parse
 from shrinkwrap.spec.matcher import Matcher
-from shrinkwrap.tree.known import encode
+from shrinkwrap.tree.known import encode, gaps_in
 from shrinkwrap.tree.records import Records
+from shrinkwrap.tree.snapshots import snapshots
 from shrinkwrap.tree.verify import recorded
 
 _PROVENANCE: Final = ".provenance"
@@ -74,6 +75,11 @@ class Recorded:
     def fqrn(self) -> str:
         return self.record.goal.fqrn
 
+    @property
+    def gaps(self) -> int:
+        """Files that its tree lacks, as the user allowed; they are compared as if they were there."""
+        return gaps_in(self.record)
+
 
 # -- finding records -------------------------------------------------------------------------------------------------
 
@@ -115,7 +121,12 @@ def _find(place: str, shown: str, fqrn: str) -> Recorded:
     dest = parent if name == _PROVENANCE else place
     if fqrn:
         return _kept(dest, check_fqrn(fqrn), shown)
-    names = recorded(dest)
+    try:
+        names = recorded(dest)
+    except DestinationError as exc:
+        beside = ", ".join(snapshots(dest))
+        hint = f"there are snapshots: {beside}; name one as {shown}/NAME" if beside else _NO_RECORD
+        raise DestinationError(exc.message, hint=hint) from None
     if len(names) > 1:
         raise UsageError(
             f"{shown}: there are exports of {', '.join(names)}",

@@ -150,15 +150,14 @@ class _Dry:
         goal = goal_of(request, revision, self._link_mode(there))
         result.root_hash, result.revision = goal.root_hash, revision.revision
         result.timestamp, result.tag = revision.timestamp, revision.tag
+        if request.switch and not as_it_is:
+            refuse_less(request.among, current(request.among), self.result.dest, self.fqrn)
         look_closer = request.repair or request.strict
         if there.record is not None and not look_closer and nothing_new(there, goal, request.variables):
             return self._unchanged(there.record)
         if as_it_is:
             raise NotHereError(goal, revision.revision)
-        if request.snapshot:
-            leave_to_readers(self.result.dest, there, goal, request.variables)
-        if request.switch:
-            refuse_less(request.among, current(request.among), self.result.dest, self.fqrn)
+        leave_to_readers(self.result.dest, there, goal, request.variables)
 
         self.hooks.phase("catalogs")
         catalogs = CatalogStore(keeper, self.scratch)

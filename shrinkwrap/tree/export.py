@@ -76,7 +76,7 @@ class Exporting(Run):
         self.result.snapshot = request.snapshot
 
     def decide(self, there: Known, goal: Goal, revision: Revision, *, same: bool) -> None:
-        """The goal is known, and nothing has changed so far. For a snapshot, whether that is as it should be.
+        """The goal is known, and nothing has changed so far. For a release that readers use, whether that may change.
 
         Args:
             same: nothing is new.
@@ -84,7 +84,7 @@ class Exporting(Run):
         Raises:
             NotHereError, ShrinkwrapError.
         """
-        if self.request.snapshot:
+        if not same:
             from shrinkwrap.tree.snapshots import leave_to_readers
 
             leave_to_readers(self.base.path, there, goal, self.request.variables)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 
 from shrinkwrap import __version__
@@ -336,6 +337,6 @@ class Pour:
         if self._gaps:
             base.replace_file(missing, b"".join(lines_of(self._gaps)))
         base.replace_file(self.run.folder + b"/record.json", record.to_bytes())
-        if not self._gaps and self._there.record is not None and gaps_in(self._there.record):
+        if not self._gaps and os.path.lexists(os.path.join(base.path, os.fsdecode(missing))):
             base.remove_file(missing)
         end(base, self.run.fqrn)

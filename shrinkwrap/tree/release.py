@@ -43,7 +43,10 @@ def release(request: ExportRequest, hooks: Hooks, gone: Gone | None) -> ExportRe
 
 
 def _clear(top: str, gone: Gone, fqrn: str) -> None:
-    """What came of a release that was given up, and never was whole, goes: nobody could ever finish it."""
+    """What came of a release that was given up, and never was whole, goes: nobody could ever finish it.
+
+    Other repositories that somebody has put there stay.
+    """
     from shrinkwrap.tree.remove import remove_snapshot
 
     stem = snapshots.stem_of(gone.revision, gone.root_hash)
@@ -51,7 +54,7 @@ def _clear(top: str, gone: Gone, fqrn: str) -> None:
         if name.partition(".")[0] == stem and not snapshots.shows(os.path.join(top, name), fqrn):
             # It does no harm where it is.
             with suppress(DestinationError, LockedError):
-                remove_snapshot(top, name)
+                remove_snapshot(top, name, fqrn)
 
 
 def _release(request: ExportRequest, hooks: Hooks, gone: Gone | None, top: str) -> ExportResult:

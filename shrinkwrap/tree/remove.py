@@ -73,6 +73,8 @@ def remove(dest: str, fqrn: str, *, gc: bool = False, wait: bool = False) -> Rem
     check_fqrn(fqrn)
     _leave_current(dest)
     with opened(dest, wait=wait) as base:
+        # Whoever had the lock before may have led readers there.
+        _leave_current(dest)
         result = _remove(base, fqrn)
         if gc:
             _collect(base, result)
@@ -101,6 +103,7 @@ def remove_snapshot(dest: str, name: str, fqrn: str = "", *, gc: bool = False, w
         result.whole = _discard_rest(place, result)
     else:
         with opened(place, wait=wait) as base:
+            _leave_current(place)
             with Records(base.path) as records:
                 names = records.names()
             for one in (fqrn,) if fqrn else names:

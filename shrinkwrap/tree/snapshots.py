@@ -210,12 +210,11 @@ def current(dest: str) -> str | None:
 
 
 def is_current(place: str) -> bool:
-    """Whether a destination is the snapshot that readers are to use."""
-    top, name = os.path.split(os.path.realpath(place))
-    try:
-        return os.readlink(os.path.join(top, CURRENT)) == name
-    except OSError:
-        return False
+    """Whether a destination is the snapshot that readers are to use, whoever made the link, and however."""
+    place = os.path.realpath(place)
+    top = os.path.dirname(place)
+    link = os.path.join(top, CURRENT)
+    return os.path.islink(link) and os.path.realpath(link) == place and is_destination(top)
 
 
 def leave_to_readers(place: str, there: Known, goal: Goal, variables: Mapping[bytes, bytes]) -> None:

@@ -287,6 +287,23 @@ def test_an_unfinished_export_is_told_of(copies: Path) -> None:
         assert "cut off" in call("diff", place, copies / "new", "--stat").ok().err
 
 
+def test_files_that_were_left_out_for_want_of_their_objects_are_told_of(copies: Path) -> None:
+    file = copies / "old" / ".provenance" / FQRN / "record.json"
+    record = json.loads(file.read_bytes())
+    record["counts"]["missing_object"] = 3
+    file.write_text(json.dumps(record))
+    for place in (copies / "old", file):
+        assert "lacks 3 files" in call("diff", place, copies / "new", "--stat").ok().err
+    told = call("diff", copies / "old", copies / "new", "--stat", "--json").ok().json
+    assert (told["from"]["missing_object"], told["to"]["missing_object"]) == (3, 0)
+
+
+def test_of_a_destination_with_snapshots_alone_one_is_to_be_named(copies: Path) -> None:
+    said = call("diff", copies, copies / "new").ends_with(8).err
+    assert "there are snapshots: new, old" in said
+    assert "--as" not in said
+
+
 # -- what is read ----------------------------------------------------------------------------------------------------
 
 

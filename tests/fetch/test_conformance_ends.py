@@ -224,3 +224,24 @@ def test_a_slow_consumer_is_not_blamed_on_the_host(open_http: Opener, server: Se
             pause.wait(1.2)
     assert second.seen == []
     assert source.stats.failovers == 0
+
+
+def test_slow_requests_are_not_blamed_on_the_host_either(open_http: Opener, server: Server, second: Server) -> None:
+    """Whoever says what is wanted next may have to look at a slow disk first, while connections are under way."""
+
+    def once(exchange: Exchange) -> None:
+        exchange.answer(200, GOOD)
+        exchange.keep = False
+
+    def slowly() -> Iterator[Request]:
+        for number in range(9):
+            if number > 3:
+                pause.wait(0.3)
+            yield wanted(f"data/{number}", GOOD)
+
+    pause = threading.Event()
+    server.default = second.default = once
+    source = open_http(server.url, second.url, transfers=3, timeout_direct=0.2, max_retries=0)
+    assert [outcome.error for outcome in source.fetch(slowly())] == [None] * 9
+    assert second.seen == []
+    assert source.stats.failovers == 0

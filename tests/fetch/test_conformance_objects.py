@@ -6,6 +6,7 @@ import hashlib
 import threading
 import time
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 from fetch import server as web
@@ -307,3 +308,40 @@ def test_more_transfers_are_in_flight_when_the_network_is_slow_and_they_may_be(
     source = open_http(server.url, transfers=2, most_transfers=wish)
     assert [outcome.error for outcome in source.fetch([wanted(path, GOOD) for path in paths])] == [None] * len(paths)
     assert seen == most
+
+
+@pytest.mark.parametrize("first", [web.status(404), web.truncated(GOOD[:9])], ids=["missing", "cut-short"])
+def test_who_is_to_be_asked_again_waits_for_room_asleep(
+    first: web.Reply,
+    open_http: Opener,
+    server: Server,
+    second: Server,
+    fetcher: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    if fetcher != "pycurl":
+        pytest.skip("the fetcher without libcurl has a thread for each transfer")
+    import pycurl
+
+    looks = 0
+
+    class Counted(pycurl.CurlMulti):  # type: ignore[misc]
+        def perform(self) -> Any:
+            nonlocal looks
+            looks += 1
+            return super().perform()
+
+    def slow(exchange: Exchange) -> None:
+        time.sleep(0.3)
+        exchange.answer(200, GOOD)
+
+    monkeypatch.setattr(pycurl, "CurlMulti", Counted)
+    server.script(URL, first, web.body(GOOD))
+    second.script(URL, web.body(GOOD))
+    for name in ("/data/b", "/data/c"):
+        server.script(name, slow)
+    requests = [wanted(PATH, GOOD), wanted("data/b", GOOD), wanted("data/c", GOOD)]
+    outcomes = drain(open_http(server.url, second.url, transfers=2), requests)
+    assert [outcome.error for outcome in outcomes.values()] == [None] * 3
+    # Each of them moves a few times; who does not sleep looks ten thousand times meanwhile.
+    assert 0 < looks < 500

@@ -290,6 +290,26 @@ def test_a_run_without_the_list_does_not_take_the_tree_for_complete(lossy: Lossy
     assert lossy.tree() == {**ALL, b"/a": b"changed"}
 
 
+def test_the_list_of_gaps_goes_with_them_though_a_run_was_cut_off(
+    lossy: Lossy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lossy.lose(b"lost")
+    lossy.export("/gone", "/lcg/also gone")
+    lossy.find(b"lost")
+    with monkeypatch.context() as patch:
+        patch.setattr(Base, "remove_file", _killed)
+        with pytest.raises(KeyboardInterrupt):
+            lossy.export("/gone", "/lcg/also gone")
+    assert len(lossy.missing()) == 2
+    lossy.export("/gone", "/lcg/also gone")
+    assert lossy.missing() == []
+    assert lossy.tree() == ALL
+
+
+def _killed(base: Base, path: bytes) -> None:
+    raise KeyboardInterrupt
+
+
 def test_a_catalog_that_is_passed_by_has_no_gaps(lossy: Lossy) -> None:
     lossy.export()
     lossy.publish({**FILES, b"/a": b"changed", b"/new": b"new"})

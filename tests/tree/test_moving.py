@@ -26,7 +26,7 @@ from shrinkwrap.tree.beneath import DIRECTORY
 from shrinkwrap.tree.export import export
 from shrinkwrap.tree.moving import MOST
 from shrinkwrap.tree.request import ExportRequest, ExportResult, Hooks
-from shrinkwrap.tree.snapshots import current, snapshots
+from shrinkwrap.tree.snapshots import current, snapshots, stem_of
 
 
 class Moving:
@@ -238,6 +238,22 @@ def test_a_release_that_goes_away_is_given_up_for_that_of_the_new_head(moving: M
     # Nobody could ever finish what came of the one in between.
     assert [name[:3] for name in snapshots(str(moving.dest))] == ["r1-", "r3-"]
     assert leftovers(moving.dest) == []
+
+
+def test_of_a_release_that_is_given_up_other_repositories_stay(moving: Moving, tmp_path: Path) -> None:
+    other = Publisher(tmp_path / "other", "other.example.org")
+    root = other.catalog()
+    root.file(b"/kept", b"kept")
+    other.publish(root)
+    export(moving.request(switch=True))
+    moving.publish(2)
+    name = stem_of(2, moving.heads[1].root_hash)
+    export(moving.request(source=other.config(), keys=tuple(other.keys), snapshot=name))
+    result = moving.export("objects", moving.move_on, switch=True)
+    assert result.revision == 3
+    assert (moving.dest / name / other.fqrn / "kept").read_text() == "kept"
+    assert os.listdir(moving.dest / name / ".provenance") != []
+    assert not (moving.dest / name / moving.publisher.fqrn).exists()
 
 
 def test_a_named_release_goes_on_under_its_name(moving: Moving) -> None:

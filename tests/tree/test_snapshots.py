@@ -420,3 +420,17 @@ def test_the_commands_say_which_snapshots_there_are(places: Places, cli: Forks) 
         said = cli.run(command, str(places.base("a")), "--as", "older").ends_with(8).err
         assert "there are: old" in said
     assert "--as" in cli.run("remove", str(places.base("a"))).ends_with(2).err
+
+
+def test_an_empty_name_is_no_name_and_does_not_mean_the_destination_itself(places: Places, cli: Forks) -> None:
+    places.export("a", 0)
+    places.export("a", 0, snapshot="old")
+    base = str(places.base("a"))
+    for args in (
+        places.words("a", 1, "--as", ""),
+        ["remove", base, "--as", "", "-r", FQRN],
+        ["remove", base, "--as", "old", "-r", ""],
+        ["verify", base, "--as", ""],
+    ):
+        assert "variable" in cli.run(*args).ends_with(2).err
+    assert places.tree("a") == content(places, "a", "old") == wanted(0)

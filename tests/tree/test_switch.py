@@ -23,8 +23,10 @@ from support.servers import RepoServer
 from tree.collecting import FQRN, OTHER, REVISIONS, Places, wanted
 
 from shrinkwrap.errors import DestinationError, MissingObject, UsageError
+from shrinkwrap.tree import gc
 from shrinkwrap.tree.base import Base
 from shrinkwrap.tree.dry import dry_run
+from shrinkwrap.tree.export import export
 from shrinkwrap.tree.remove import remove, remove_snapshot
 from shrinkwrap.tree.snapshots import current, snapshots
 
@@ -139,6 +141,16 @@ def test_readers_never_lose_a_repository_by_a_switch(places: Places) -> None:
     assert (now(places), seen(places), seen(places, OTHER)) == ("two", wanted(1), wanted(1))
 
 
+def test_a_dry_run_refuses_a_switch_by_which_readers_would_lose_a_repository(places: Places) -> None:
+    from tree.test_snapshots import request_of
+
+    places.export("a", 0, snapshot="both")
+    places.export("a", 0, fqrn=OTHER, snapshot="both", switch=True)
+    places.export("a", 0, snapshot="one")
+    with pytest.raises(DestinationError, match=OTHER):
+        dry_run(request_of(places, "a", 0, snapshot="one", switch=True))
+
+
 def test_a_repository_that_came_in_part_counts_as_lacking(places: Places, cli: Forks) -> None:
     for fqrn in (FQRN, OTHER):
         places.export("a", 0, fqrn=fqrn, snapshot="one", switch=fqrn == OTHER)
@@ -192,6 +204,64 @@ def test_the_release_that_readers_use_is_not_removed(places: Places) -> None:
     places.export("a", 1, switch=True)
     assert remove_snapshot(base, name).whole
     assert seen(places) == wanted(1)
+
+
+def test_a_release_that_readers_came_to_while_its_removal_waited_is_not_removed(
+    places: Places, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name = places.export("a", 0, snapshot="next").snapshot
+
+    @contextmanager
+    def switched_meanwhile(dest: str, **options: Any) -> Iterator[Base]:
+        # Another run had the lock, and gives it back now.
+        places.export("a", 0, snapshot=name, switch=True)
+        with gc.opened(dest, **options) as base:
+            yield base
+
+    monkeypatch.setattr("shrinkwrap.tree.remove.opened", switched_meanwhile)
+    base = str(places.base("a"))
+    for attempt in (lambda: remove_snapshot(base, name), lambda: remove(f"{base}/{name}", FQRN)):
+        (places.base("a") / "current").unlink(missing_ok=True)
+        with pytest.raises(DestinationError, match="readers use it"):
+            attempt()
+        assert seen(places) == wanted(0)
+
+
+@pytest.mark.parametrize("way", ["./{name}", "{base}/{name}", "../a/{name}"])
+def test_readers_are_not_robbed_if_somebody_made_the_link_by_hand(places: Places, way: str) -> None:
+    base = places.base("a")
+    name = places.export("a", 0, snapshot="old").snapshot
+    (base / "current").symlink_to(way.format(base=base, name=name))
+    with pytest.raises(DestinationError, match="readers use it"):
+        remove_snapshot(str(base), name)
+    with pytest.raises(DestinationError, match="half of a change"):
+        places.export("a", 1, snapshot=name)
+    assert places.status("a").current == name
+    assert seen(places) == wanted(0)
+
+
+@pytest.mark.parametrize("run", [False, True], ids=["dry", "export"])
+@pytest.mark.parametrize("way", ["a/current", "a/{name}"])
+def test_a_release_named_as_a_destination_does_not_change_under_its_readers(
+    places: Places, way: str, run: bool
+) -> None:
+    from tree.test_snapshots import request_of
+
+    name = places.export("a", 0, switch=True).snapshot
+    place = way.format(name=name)
+    request = request_of(places, place, 1)
+    with pytest.raises(DestinationError, match="half of a change"):
+        (export if run else dry_run)(request)
+    assert seen(places) == wanted(0)
+    assert places.export(place, 0).reason == "unchanged"
+
+
+def test_a_link_of_that_name_beside_a_destination_is_none_of_ours(places: Places) -> None:
+    places.export("a", 0)
+    (places.folder / "current").symlink_to("a")
+    places.export("a", 1)
+    assert places.tree("a") == wanted(1)
+    places.remove("a")
 
 
 def test_a_failed_export_leaves_readers_where_they_are(places: Places, tmp_path: Path) -> None:
