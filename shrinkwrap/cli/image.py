@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 import shlex
-from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, Annotated
+from collections.abc import Iterable, Mapping, Sequence
+from importlib.util import find_spec
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -14,6 +15,7 @@ from shrinkwrap.cli.output import clean, print_json, say
 from shrinkwrap.errors import UsageError, VerificationFailed
 
 if TYPE_CHECKING:
+    from shrinkwrap.image.formats import Form
     from shrinkwrap.image.inspect import Described
     from shrinkwrap.image.request import ExportedPart, ImageResult, Part
     from shrinkwrap.image.squashfs.recipe import Recipe
@@ -26,6 +28,8 @@ Examples:
       -t sft.cern.ch=sft.spec -t lhcb.cern.ch=lhcb.spec -o both.squashfs
   shrinkwrap image --export /export/cvmfs -o all.squashfs
   shrinkwrap image -r sft.cern.ch -f site.conf -t sft.spec --from old.squashfs -o new.squashfs
+  shrinkwrap image -r sft.cern.ch -f site.conf -t sft.spec -o sft.sif
+  shrinkwrap image --export /export/cvmfs -o - | ssh node tar -x -C /scratch/cvmfs
   shrinkwrap image info sft.squashfs
   shrinkwrap image verify sft.squashfs
   apptainer exec -B sft.squashfs:/cvmfs:image-src=/ container.sif COMMAND
@@ -34,9 +38,7 @@ With several repositories an option's value NAME=VALUE is for the repository NAM
 @fqrn@ stands for the name.
 """
 
-#: Kinds of images by the ends of file names.
-_SUFFIXES = {".squashfs": "squashfs", ".sqsh": "squashfs", ".sqfs": "squashfs", ".sfs": "squashfs"}
-_FORMATS = ("squashfs",)
+_TAG = "latest"
 
 File = Annotated[str, typer.Argument(metavar="FILE", help="The image.")]
 
@@ -59,7 +61,12 @@ def image(
         str, typer.Option("-o", "--output", metavar="FILE", help="The image; FILE.partial while it is being made.")
     ] = "",
     wish: Annotated[
-        str, typer.Option("--format", metavar="KIND", help="squashfs. Default: what the end of FILE says.")
+        str,
+        typer.Option(
+            "--format",
+            metavar="KIND",
+            help="squashfs, sif, tar, tar.gz, tar.zst, oci (a folder) or oci-archive. Default: by the end of FILE.",
+        ),
     ] = "",
     files: opt.Config = None,
     servers: opt.Servers = None,
@@ -131,14 +138,24 @@ def image(
         typer.Option(
             "--comp",
             metavar="NAME",
-            help="zlib or isal (faster): objects go in as they are, only large files are compressed anew;"
-            " zstd: everything is (faster to read).",
+            help="Of squashfs: isal (default where installed) or zlib: objects go in as they are, only large files are"
+            " compressed anew; zstd: everything is (faster to read). Of OCI layers: zstd (default), gzip, none.",
         ),
-    ] = "zlib",
+    ] = "",
     level: Annotated[
         int | None,
         typer.Option("--level", metavar="N", help="Of compression. zlib 1-9 [1], isal 0-3 [1], zstd 1-19 [3]."),
     ] = None,
+    arch: Annotated[
+        str, typer.Option("--arch", metavar="NAME", help="What SIF and OCI images say that they are for, e.g. amd64.")
+    ] = "",
+    single_layer: Annotated[
+        bool, typer.Option("--single-layer", help="OCI: everything in one layer, not one for each part of the tree.")
+    ] = False,
+    artifact: Annotated[
+        bool, typer.Option("--artifact", help="OCI: an artifact for volumes, which cannot be a container's image.")
+    ] = False,
+    name: Annotated[str, typer.Option("--name", metavar="TAG", help="OCI: name of the image in its layout.")] = _TAG,
     trust: Annotated[
         bool,
         typer.Option(
@@ -175,7 +192,10 @@ def image(
 
     if not output:
         raise UsageError("-o is missing: no image to make", hint="-o FILE.squashfs")
-    format_of(output, wish)
+    if output == "-" and as_json:
+        raise UsageError("the archive and --json cannot both go to standard output", hint="leave out one of them")
+    more = {"architecture": arch, "single_layer": single_layer, "artifact": artifact, "tag": name}
+    form = _form(output, wish or ("tar" if output == "-" else ""), compressor, level, more)
     parts: list[Part | ExportedPart] = []
     notes: list[str] = []
     if exported:
@@ -220,7 +240,8 @@ def image(
     request = ImageRequest(
         tuple(parts),
         output,
-        recipe=_recipe(block_size, compressor, level),
+        form=form,
+        recipe=_recipe(block_size, compressor, level) if form.squashed else _recipe("1M", "", None),
         keep_suid=keep_suid,
         strict=strict,
         trust=trust,
@@ -240,18 +261,30 @@ def image(
         for line in result.warnings()[shown:]:
             say(f"warning: {line}")
         for line in _summary(result):
-            print(clean(line))
+            if output == "-":
+                say(line)
+            else:
+                print(clean(line))
 
 
-def format_of(output: str, wish: str) -> str:
-    """The kind of image. Raises UsageError."""
-    kind = wish or next((kind for end, kind in _SUFFIXES.items() if output.lower().endswith(end)), "")
-    if kind not in _FORMATS:
+def _form(output: str, wish: str, compressor: str, level: int | None, more: Mapping[str, Any]) -> Form:
+    """What the image is to be. Raises UsageError."""
+    from shrinkwrap.image.formats import COMPRESSIONS, LAYERED, Form, form_of
+
+    kind, compression = form_of(output, wish)
+    if not compression:
+        if more["single_layer"] or more["artifact"] or more["tag"] != _TAG:
+            raise UsageError("--single-layer, --artifact and --name are for OCI images", hint="-o NAME.oci")
+        return Form(kind, architecture=more["architecture"])
+    if compressor and compressor not in COMPRESSIONS:
         raise UsageError(
-            f"--format {wish}: unknown" if wish else f"{output}: its end does not say what it is to be",
-            hint=f"--format {' or '.join(_FORMATS)}, or a name that ends in {', '.join(_SUFFIXES)}",
+            f"--comp {compressor}: unknown for archives and layers", hint=f"one of {', '.join(COMPRESSIONS)}"
         )
-    return kind
+    if compressor and kind not in LAYERED and compressor != compression:
+        raise UsageError(
+            f"{output} is not to be compressed by {compressor}", hint="-o NAME.tar, NAME.tar.gz, NAME.tar.zst"
+        )
+    return Form(kind, compressor or compression, level, **more)
 
 
 class _Many:
@@ -317,6 +350,8 @@ def _part(
 def _recipe(block_size: str, compressor: str, level: int | None) -> Recipe:
     from shrinkwrap.image.squashfs.recipe import COMPRESSORS, Recipe
 
+    # The faster one of the two that leave objects as they are, where it is installed.
+    compressor = compressor or ("isal" if find_spec("isal") else "zlib")
     digits, unit = block_size, 1
     if block_size[-1:] in ("K", "k", "M", "m"):
         digits, unit = block_size[:-1], 1024 if block_size[-1] in "Kk" else 1 << 20
@@ -348,11 +383,30 @@ def _summary(result: ImageResult) -> Iterable[str]:
         + (f", {kept} objects kept from before" if kept else "")
         + (f", {counts['reused']} contents taken from elsewhere" if counts["reused"] else "")
     )
-    yield f"{result.output}: {size(result.size)} ({result.size} bytes)"
-    yield f"sha256 {result.sha256}"
-    name = shlex.quote(result.output)
-    yield f"apptainer exec -B {name}:/cvmfs:image-src=/ CONTAINER COMMAND"
-    yield f"mount -t squashfs -o loop,ro {name} /cvmfs"
+    layers = counts.get("layers", 0)
+    yield f"{result.output}: {size(result.size)} ({result.size} bytes" + (f" in {layers} layers)" if layers else ")")
+    yield f"sha256 {result.sha256}" + (" (of the manifest)" if layers else "")
+    yield from _how_to_use(result)
+
+
+def _how_to_use(result: ImageResult) -> Iterable[str]:
+    """Commands that the image is used by."""
+    from shrinkwrap.image.formats import OCI, SIF, SQUASHFS, TAR
+    from shrinkwrap.image.sif import data_start
+
+    name, kind, tag = shlex.quote(result.output), result.form.kind, result.form.tag
+    if kind in (SQUASHFS, SIF):
+        yield f"apptainer exec -B {name}:/cvmfs:image-src=/ CONTAINER COMMAND"
+        offset = f",offset={data_start()}" if kind == SIF else ""
+        yield f"mount -t squashfs -o loop,ro{offset} {name} /cvmfs"
+    elif kind == TAR:
+        yield f"tar --xattrs --xattrs-include='*' -xpf {name} -C /cvmfs"
+    else:
+        place = f"oci:{name}:{tag}" if kind == OCI else f"oci-archive:{name}:{tag}"
+        yield f"skopeo copy {place} docker://REGISTRY/NAME:TAG"
+        if not result.form.artifact:
+            yield f"podman pull {place}"
+            yield "podman run --mount type=image,source=IMAGE,destination=/cvmfs CONTAINER COMMAND"
 
 
 # ------------------------------------------------------------------------------------------------- info and verify

@@ -13,10 +13,13 @@ from collections.abc import Iterator
 from contextlib import ExitStack
 from typing import Final
 
+from shrinkwrap.cvmfs.entry import show
+from shrinkwrap.engine.dispatch import workers_for
 from shrinkwrap.errors import UsageError
 from shrinkwrap.image.base import take_base
 from shrinkwrap.image.entries import FILE, ImageEntry, folder
 from shrinkwrap.image.exported import gather_export
+from shrinkwrap.image.formats import OCI, SIF, TAR, WithOwn, write_archive, write_layout, write_sif_around
 from shrinkwrap.image.gather import gather
 from shrinkwrap.image.keys import own_key
 from shrinkwrap.image.laying import Laying
@@ -30,6 +33,7 @@ from shrinkwrap.image.rows import Rows
 from shrinkwrap.image.segments import FIRST_SEGMENT, SegmentSink, Spool
 from shrinkwrap.image.squashfs.layout import SUPERBLOCK
 from shrinkwrap.image.squashfs.writer import write_tables
+from shrinkwrap.image.stock import Stock
 from shrinkwrap.record.statement import Statement
 from shrinkwrap.snapshot.walk import order_key
 from shrinkwrap.tree.request import Hooks
@@ -47,7 +51,7 @@ def build(request: ImageRequest, hooks: Hooks | None = None) -> ImageResult:
         ShrinkwrapError: see :mod:`shrinkwrap.errors`. Whatever it is, the next build goes on from what is there.
     """
     check(request)
-    result = ImageResult(request.output, request.recipe)
+    result = ImageResult(request.output, request.recipe, request.form)
     with ExitStack() as stack:
         try:
             return _Build(request, hooks or Hooks(), result, stack).go()
@@ -63,8 +67,10 @@ def check(request: ImageRequest) -> None:
     twice = next((name for name in names if names.count(name) > 1), "")
     if twice:
         raise UsageError(f"{twice} is given twice", hint="put all of its paths into one specification")
-    if os.path.isdir(request.output):
+    if os.path.isdir(request.output) and request.form.kind != OCI:
         raise UsageError(f"{request.output} is a folder", hint="-o FILE.squashfs")
+    if request.output == "-" and request.form.kind != TAR:
+        raise UsageError(f"a {request.form.kind} cannot go to standard output", hint="an archive can: --format tar")
     if request.workers < 0:
         raise UsageError(f"{request.workers} workers make no sense", hint="1 or more, or 0 for one for each CPU")
     for part in request.parts:
@@ -80,7 +86,11 @@ class _Build:
         self._hooks = hooks
         self._result = result
         self._stack = stack
-        self._partial = Partial(request.output, request.recipe, self._notice)
+        place = request.output.rstrip("/")
+        if place == "-":
+            # Nobody could find again what an interrupted build leaves.
+            place = os.path.join(stack.enter_context(tempfile.TemporaryDirectory(prefix="shrinkwrap-")), "archive")
+        self._partial = Partial(place, request.recipe, self._notice)
         stack.callback(self._partial.close)
         rows = tempfile.TemporaryFile(dir=self._partial.path)  # noqa: SIM115 - closed by the stack
         self._rows = Rows(stack.enter_context(rows))
@@ -106,7 +116,10 @@ class _Build:
         for name in _COUNTED:
             result.counts[name] = sum(one.counts.get(name, 0) for one in result.parts)
         self._hooks.phase("image")
-        self._write(statements)
+        if request.form.squashed:
+            self._write(statements)
+        else:
+            self._archive(statements, frozenset(build.mounts))
         partial.remove()
         return result
 
@@ -127,13 +140,63 @@ class _Build:
                     out, laying.position, entries, laying, request.recipe, self._mtime_ns, partial.path
                 )
             os.pwrite(fd, written.superblock.pack(), 0)
-            os.fsync(fd)
-            result.size = os.fstat(fd).st_size
-            result.sha256 = _sha256(fd)
+            if request.form.kind == SIF:
+                output = os.fsencode(request.output)
+                write_sif_around(output, fd, request.form, statements, os.path.basename(request.output))
+            else:
+                os.fsync(fd)
+                os.rename(partial.image, request.output)
+                sync_folder(os.path.dirname(os.fsencode(request.output)) or b".")
         finally:
             os.close(fd)
-        os.rename(partial.image, request.output)
-        sync_folder(os.path.dirname(os.fsencode(request.output)) or b".")
+        with open(request.output, "rb") as image:
+            result.size = os.fstat(image.fileno()).st_size
+            result.sha256 = _sha256(image.fileno())
+
+    def _archive(self, statements: list[Statement], mounts: frozenset[bytes]) -> None:
+        """Write an archive or an OCI layout. Raises ShrinkwrapError."""
+        request, partial, result = self._request, self._partial, self._result
+        form, output = request.form, os.fsencode(request.output)
+        self._count()
+        made = Made.of(
+            form.to_json(), statements, source=self._source(), trust=request.trust, format=OCI if form.layered else TAR
+        )
+        own = {IMAGE: made.to_bytes(), **{statement_path(one.fqrn): one.to_bytes() for one in statements}}
+        rows = self._folders(statements)
+        rows += [
+            folder(path, self._mtime_ns)._replace(kind=FILE, mode=0o644, size=len(data)) for path, data in own.items()
+        ]
+        rows.sort(key=lambda entry: order_key(entry.path))
+        contents = WithOwn(Stock(partial.records, partial.segment, request.recipe), own)
+        threads = workers_for(request.workers)
+        if form.kind == TAR:
+            written = write_archive(output, form, self._entries(rows), contents, threads)
+            result.size, result.sha256 = written.size, written.sha256
+            return
+        layout = write_layout(output, form, lambda: self._entries(rows), contents, mounts, statements, threads)
+        result.size, result.sha256 = layout.size, layout.manifest.sha256
+        result.counts["layers"] = len(layout.layers)
+        if layout.lost:
+            first = ", ".join(f"{show(path)} ({show(name)})" for path, name in layout.cases[:3])
+            self._notice(f"{layout.lost} extended attributes that no layer can hold left out: {first}")
+
+    def _count(self) -> None:
+        """How many contents there are, and their bytes."""
+        records, content, objects = self._partial.records, 0, 0
+        for entry in self._rows:
+            if entry.key:
+                number = records.number(entry.key)
+                if not records.position(number):
+                    records.place(number, 1)
+                    content += entry.size
+                    objects += 1
+        self._result.counts["objects"] = objects
+        self._result.bytes["content"] = content
+
+    def _folders(self, statements: list[Statement]) -> list[ImageEntry]:
+        """The root, and the folders of what the image says of itself."""
+        paths = [b"", FOLDER, *(os.path.dirname(statement_path(one.fqrn)) for one in statements)]
+        return [folder(path, self._mtime_ns) for path in paths]
 
     def _lay(self, laying: Laying, statements: list[Statement]) -> list[ImageEntry]:
         """Lay all data out, in the order of the stream; entries of what the image says of itself."""
@@ -155,9 +218,9 @@ class _Build:
         result.counts["objects"] = laying.objects
         result.counts["reused"] += reused
         result.bytes["content"] = content
-        made = Made.of(self._request.recipe, statements, source=self._source(), trust=self._request.trust)
-        own = [folder(b"", self._mtime_ns), folder(FOLDER, self._mtime_ns)]
-        own += [folder(os.path.dirname(statement_path(one.fqrn)), self._mtime_ns) for one in statements]
+        recipe = self._request.recipe.to_json()
+        made = Made.of(recipe, statements, source=self._source(), trust=self._request.trust)
+        own = self._folders(statements)
         own.append(self._own(laying, IMAGE, made.to_bytes()))
         own += [self._own(laying, statement_path(one.fqrn), one.to_bytes()) for one in statements]
         own.append(self._own_file(laying, PATH, objects, at))

@@ -17,6 +17,7 @@ from shrinkwrap.image.keys import KeyTable, item_name, key_of
 from shrinkwrap.image.objects import PATH, parse_objects
 from shrinkwrap.image.provenance import FOLDER, IMAGE, IMAGE_BYTES, Made, statement_path
 from shrinkwrap.image.records import Record, Sum, stored_length
+from shrinkwrap.image.sif import MAGIC, MAGIC_AT, PARTITION, read_sif
 from shrinkwrap.image.squashfs.layout import BLOCK_BYTES, GZIP, NOWHERE, PADDING, PLAIN_BLOCK, U64
 from shrinkwrap.image.squashfs.reader import Image, Inode
 from shrinkwrap.record.statement import STATEMENT_BYTES, Statement
@@ -29,19 +30,33 @@ LISTED: Final = 1000
 
 
 @contextmanager
-def open_image(path: str, base: int = 0) -> Iterator[Image]:
-    """An image of a file. Raises UsageError: it cannot be read. CorruptObject: it is none."""
+def open_image(path: str) -> Iterator[Image]:
+    """The squashfs image that a file is, or the one in a SIF.
+
+    Raises:
+        UsageError: it cannot be read. CorruptObject: it is none.
+    """
     try:
         fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     except OSError as exc:
         raise UsageError(f"{path}: cannot be read: {exc.strerror}") from None
     try:
         try:
-            yield Image(fd, base, show(os.fsencode(path)))
+            yield Image(fd, _begin(fd, os.fsencode(path)), show(os.fsencode(path)))
         except OSError as exc:
             raise UsageError(f"{path}: cannot be read: {exc.strerror}") from None
     finally:
         os.close(fd)
+
+
+def _begin(fd: int, path: bytes) -> int:
+    """Where the image begins in a file. Raises CorruptObject: a SIF without any."""
+    if os.pread(fd, len(MAGIC), MAGIC_AT) != MAGIC:
+        return 0
+    part = read_sif(path).first(PARTITION)
+    if part is None or part.filesystem != "squashfs":
+        raise CorruptObject(f"{show(path)}: a SIF without a squashfs image in it")
+    return part.offset
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,11 +5,11 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 
 from shrinkwrap.cvmfs import limits
-from shrinkwrap.cvmfs.entry import Entry, show
+from shrinkwrap.cvmfs.entry import FLAG_BIND_MOUNTPOINT, FLAG_NESTED_MOUNTPOINT, Entry, show
 from shrinkwrap.cvmfs.owners import OwnerMap
 from shrinkwrap.engine.dispatch import LOCAL_ITEMS, Dispatcher, Job, workers_for
 from shrinkwrap.engine.pool import Processes
@@ -34,6 +34,7 @@ from shrinkwrap.tree.request import ExportResult, Hooks
 BATCH_ITEMS: Final = 512
 BATCH_BYTES: Final = 16 * limits.MIB
 _KEPT_FAILURES: Final = 1000
+_MOUNTED: Final = FLAG_NESTED_MOUNTPOINT | FLAG_BIND_MOUNTPOINT
 _NAMED_FAILURES: Final = 5
 
 #: Gives the name of a file in the store of an export, and the checksum of its content (empty if unknown).
@@ -57,6 +58,7 @@ class Build:
         partial: where blocks and records go.
         rows: takes the entries.
         result: of the build; ``hooks``: how to tell of it.
+        mounts: takes the paths in the image that catalogs are mounted at.
     """
 
     request: ImageRequest
@@ -64,6 +66,7 @@ class Build:
     rows: Rows
     result: ImageResult
     hooks: Hooks
+    mounts: set[bytes] = field(default_factory=set)
 
 
 class Pouring:
@@ -131,6 +134,8 @@ class Pouring:
         key, size = b"", len(target)
         if not path:
             self.mtime_ns = mtime_ns
+        if not path or entry.flags & _MOUNTED:
+            self._build.mounts.add(self._top + path)
         if content is not None:
             size = content.size
             if size:

@@ -24,6 +24,7 @@ FOLDER: Final = b"/.provenance"
 IMAGE: Final = FOLDER + b"/image.json"
 IMAGE_BYTES: Final = limits.MIB
 _VERSION: Final = 1
+_SQUASHFS: Final = "squashfs"
 #: What JSON of another shape raises when it is taken apart.
 _UNREADABLE: Final = (KeyError, TypeError, ValueError, AttributeError, OverflowError, RecursionError)
 
@@ -46,11 +47,13 @@ class Made:
     """How an image was made.
 
     Attributes:
-        recipe: of its blocks; ``library``: what compressed those that are not the repository's own.
+        recipe: of the blocks of a squashfs, or of an archive or layers; ``library``: what compressed what is not the
+            repository's own.
         source: ``repository``, or ``export``.
         trust: sizes of objects were not checked by inflating them.
         repositories: in it, by name.
         tool: version of this tool.
+        format: kind of image; of a SIF that of the image in it.
     """
 
     recipe: Mapping[str, Any]
@@ -58,16 +61,25 @@ class Made:
     trust: bool
     repositories: tuple[Repository, ...]
     tool: str
+    format: str = _SQUASHFS
 
     @classmethod
-    def of(cls, recipe: Recipe, statements: Sequence[Statement], *, source: str, trust: bool) -> Self:
+    def of(
+        cls,
+        recipe: Mapping[str, Any],
+        statements: Sequence[Statement],
+        *,
+        source: str,
+        trust: bool,
+        format: str = _SQUASHFS,  # noqa: A002 - the name of the field
+    ) -> Self:
         found = tuple(Repository(one.fqrn, str(one.root.digest), one.revision) for one in statements)
-        return cls(recipe.to_json(), source, trust, found, __version__)
+        return cls(recipe, source, trust, found, __version__, format)
 
     def to_bytes(self) -> bytes:
         value = {
             "version": _VERSION,
-            "format": "squashfs",
+            "format": self.format,
             "recipe": dict(self.recipe),
             "source": self.source,
             "trust": self.trust,

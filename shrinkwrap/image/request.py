@@ -10,6 +10,7 @@ from shrinkwrap.cvmfs.blacklist import Blacklist
 from shrinkwrap.cvmfs.keys import MasterKey
 from shrinkwrap.cvmfs.owners import OwnerMap
 from shrinkwrap.fetch.source import SourceConfig
+from shrinkwrap.image.formats import Form
 from shrinkwrap.image.squashfs.recipe import Recipe
 from shrinkwrap.snapshot.repository import Pin
 from shrinkwrap.spec.grammar import Spec
@@ -57,8 +58,10 @@ class ImageRequest:
 
     Attributes:
         parts: the repositories in it, each once.
-        output: the file. What is there is replaced when the new one is complete.
-        recipe: how its blocks are made.
+        output: the file, or folder of an OCI layout. What is there is replaced when the new one is complete. ``-`` is
+            standard output, for archives.
+        form: what it is to be.
+        recipe: how the blocks of a squashfs are made.
         keep_suid: keep set-id bits and file capabilities.
         strict: refuse to begin if there is something to warn of.
         trust: take the catalogs' word for the sizes of objects (their digests are checked all the same).
@@ -68,6 +71,7 @@ class ImageRequest:
 
     parts: tuple[Part | ExportedPart, ...]
     output: str
+    form: Form = field(default_factory=Form)
     recipe: Recipe = field(default_factory=Recipe)
     keep_suid: bool = False
     strict: bool = False
@@ -82,7 +86,7 @@ class ImageResult:
 
     Attributes:
         parts: what came of each repository, by name.
-        size, sha256: of the file.
+        size, sha256: of the file; of an OCI layout bytes of all layers, and the digest of its manifest.
         counts: entries (``files``, ``dirs``, ``symlinks``, ``bytes`` of content), distinct ``objects``, those
             ``fetched``, those taken ``verbatim``, those ``adopted`` from an interrupted build, and ``reused`` ones.
         bytes: ``received``; ``content``: of the distinct objects; ``data``: of their blocks in the image.
@@ -90,6 +94,7 @@ class ImageResult:
 
     output: str
     recipe: Recipe
+    form: Form = field(default_factory=Form)
     parts: list[ExportResult] = field(default_factory=list)
     size: int = 0
     sha256: str = ""
@@ -110,10 +115,10 @@ class ImageResult:
             "command": "image",
             "reason": "built",
             "output": self.output,
-            "format": "squashfs",
+            "format": self.form.kind,
             "size": self.size,
             "sha256": self.sha256,
-            "recipe": self.recipe.to_json(),
+            "recipe": self.recipe.to_json() if self.form.squashed else self.form.to_json(),
             "counts": dict(sorted(self.counts.items())),
             "bytes": dict(sorted(self.bytes.items())),
             "repositories": [

@@ -67,7 +67,9 @@ _PART_NUMBERS: Final = {name: number for number, name in _PARTS.items()}
 _SPDX_JSON: Final = 4
 
 _LAUNCH: Final = b"#!/usr/bin/env run-singularity\n"
-_MAGIC: Final = b"SIF_MAGIC\0"
+MAGIC: Final = b"SIF_MAGIC\0"
+#: Where it stands: behind the line that launches an image.
+MAGIC_AT: Final = 32
 _VERSION: Final = b"01\0"
 _HEADER: Final = Struct("<32s10s3s3s16s8q")
 _DESCRIPTOR: Final = Struct("<iBIIIqqqqqqq128s384s")
@@ -241,7 +243,7 @@ def _write(
             end = offset + length
         header = _HEADER.pack(
             _LAUNCH,
-            _MAGIC,
+            MAGIC,
             _VERSION,
             # The header's is that of the system to be run.
             number if part == SYSTEM else ARCHITECTURES[UNKNOWN],
@@ -330,7 +332,7 @@ def _parse(fd: int, path: bytes) -> Sif:
     size = os.fstat(fd).st_size
     head = _read(fd, 0, _HEADER.size, path, size)
     _, magic, version, number, uuid, created, modified, free, total, table, length, _, _ = _HEADER.unpack(head)
-    if magic != _MAGIC:
+    if magic != MAGIC:
         raise _corrupt(path, "no SIF image: its magic is not at byte 32")
     if version != _VERSION:
         raise _corrupt(path, f"SIF version {version!r}, expected {_VERSION!r}")
