@@ -29,7 +29,7 @@ from shrinkwrap.snapshot.walk import Walk, bring_catalogs
 from shrinkwrap.spec.grammar import parse
 from shrinkwrap.spec.matcher import Matcher, State
 from shrinkwrap.tree.base import Base
-from shrinkwrap.tree.known import encode
+from shrinkwrap.tree.known import encode, gaps_in
 from shrinkwrap.tree.records import Records, read_gaps
 from shrinkwrap.tree.summing import open_summaries, options_of
 from shrinkwrap.tree.verify import ReadOnlyKeep, recorded
@@ -53,7 +53,7 @@ def _kept(base: Base, fqrn: str) -> _Kept:
         try:
             kept = records.kept(fqrn)
             found = records.read(fqrn, "statement.json", STATEMENT_BYTES)
-            gaps = read_gaps(records, fqrn)
+            gaps = read_gaps(records, fqrn) if kept.record is not None and gaps_in(kept.record) else {}
         except FileNotFoundError:
             there = ", ".join(records.names()) or "none"
             raise DestinationError(
