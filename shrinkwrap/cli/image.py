@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from shrinkwrap.cli import imagediff
 from shrinkwrap.cli import options as opt
 from shrinkwrap.cli.output import clean, print_json, say
 from shrinkwrap.errors import UsageError, VerificationFailed
@@ -48,6 +49,7 @@ def register(app: typer.Typer) -> None:
     images.callback(invoke_without_command=True, epilog=_EXAMPLES)(image)
     images.command("info", epilog="\b\nExample:\n  shrinkwrap image info sft.squashfs --json\n")(info)
     images.command("verify", epilog="\b\nExample:\n  shrinkwrap image verify sft.squashfs\n")(verify)
+    imagediff.register(images)
     app.add_typer(images, name="image")
 
 
