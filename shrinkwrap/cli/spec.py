@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from shrinkwrap.cli import closure, fromenv, tracing
 from shrinkwrap.cli import options as opt
-from shrinkwrap.cli import tracing
 from shrinkwrap.cli.output import clean, print_json
 from shrinkwrap.cli.reading import Cache, Reading, repository_path
 from shrinkwrap.errors import DestinationError, UsageError
@@ -43,6 +43,8 @@ Repo = Annotated[str, typer.Option("-r", "--repo", metavar="FQRN", help="Look in
 
 def register(app: typer.Typer) -> None:
     tracing.register(_app)
+    closure.register(_app)
+    fromenv.register(_app)
     app.add_typer(_app, name="spec")
 
 

@@ -18,6 +18,7 @@ from shrinkwrap.errors import DestinationError, SpecError, UsageError
 if TYPE_CHECKING:
     from shrinkwrap.cvmfs.catalog import NestedRef
     from shrinkwrap.snapshot.session import Session
+    from shrinkwrap.spec.grammar import Spec
     from shrinkwrap.survey.trace.touched import How, Touched
 
 _TOLD: Final = 100
@@ -193,6 +194,7 @@ _CHECK = """\b
 Examples:
   shrinkwrap spec check job.strace -t sft.cern.ch.spec -r sft.cern.ch --server URL
   shrinkwrap spec check /tmp/trace.csv -t sft.cern.ch.spec -r sft.cern.ch
+  shrinkwrap spec check job.strace --export /export/cvmfs -r sft.cern.ch
 """
 
 
@@ -224,6 +226,9 @@ def check(
     mount: Mount = "/cvmfs",
     cwd: Cwd = "",
     incomplete: Incomplete = False,
+    exported: Annotated[
+        str, typer.Option("--export", metavar="DIR", help="Against the specification that this export was made with.")
+    ] = "",
     as_json: opt.Json = False,
 ) -> None:
     """Tell whether all that a job touched comes out of a specification; ends with 1 if something does not."""
@@ -231,13 +236,15 @@ def check(
     from shrinkwrap.spec.grammar import read_files
     from shrinkwrap.survey.trace.inside import missing
 
+    if exported and specs:
+        raise UsageError("--export and -t exclude each other", hint="leave out one of them")
     touched = _touched(traces, repo, kind, mount, cwd, incomplete)
     fqrn = repo or (next(iter(touched.paths)) if len(touched.paths) == 1 else "")
     if not fqrn:
         raise UsageError(
             f"the trace touches {len(touched.paths)} repositories", hint="-r FQRN says whose specification it is"
         )
-    spec = read_files(specs or [f"{fqrn}.spec"], rules=rules)
+    spec = _spec_of(exported, fqrn) if exported else read_files(specs or [f"{fqrn}.spec"], rules=rules)
     paths: Mapping[bytes, How] = touched.paths.get(fqrn, {})
     whence = opt.Whence(fqrn, files, servers, storage, proxy, None, keys, blacklists)
     with ExitStack() as stack:
@@ -269,3 +276,22 @@ def check(
         print(f"{len(paths)} paths touched, {number} of them do not come out")
     if code:
         raise typer.Exit(code)
+
+
+def _spec_of(exported: str, fqrn: str) -> Spec:
+    """What an export was made with. Raises DestinationError, UsageError."""
+    from shrinkwrap.spec.grammar import parse
+    from shrinkwrap.tree.records import Records
+
+    try:
+        with Records(exported) as records:
+            kept = records.kept(fqrn) if fqrn in records.names() else None
+    except OSError as exc:
+        raise DestinationError(f"{clean(exported)}: cannot be read: {exc.strerror}") from None
+    if kept is None or kept.record is None:
+        found = "a record that cannot be read" if kept is not None and kept.unreadable else "no record"
+        raise UsageError(f"{clean(exported)}: {found} of {fqrn}", hint="name the folder that the export was made in")
+    if kept.intent is not None:
+        say(f"warning: {exported}: a run for {fqrn} was cut off, or is under way")
+    goal = kept.record.goal
+    return parse(goal.spec, file=f"{clean(exported)} ({fqrn})", rules=goal.rules)
