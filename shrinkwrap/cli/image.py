@@ -157,6 +157,15 @@ def image(
     artifact: Annotated[
         bool, typer.Option("--artifact", help="OCI: an artifact for volumes, which cannot be a container's image.")
     ] = False,
+    via: Annotated[
+        str,
+        typer.Option(
+            "--via", metavar="PROGRAM", help="Have the squashfs made by squashfs-tools (mksquashfs; by sqfstar)."
+        ),
+    ] = "",
+    via_options: Annotated[
+        str, typer.Option("--via-options", metavar="TEXT", help="For that program, e.g. '-comp xz -b 1M'.")
+    ] = "",
     name: Annotated[str, typer.Option("--name", metavar="TAG", help="OCI: name of the image in its layout.")] = _TAG,
     trust: Annotated[
         bool,
@@ -197,6 +206,8 @@ def image(
     if output == "-" and as_json:
         raise UsageError("the archive and --json cannot both go to standard output", hint="leave out one of them")
     more = {"architecture": arch, "single_layer": single_layer, "artifact": artifact, "tag": name}
+    if via or via_options:
+        more["via"] = _via(via, via_options)
     form = _form(output, wish or ("tar" if output == "-" else ""), compressor, level, more)
     parts: list[Part | ExportedPart] = []
     notes: list[str] = []
@@ -277,7 +288,7 @@ def _form(output: str, wish: str, compressor: str, level: int | None, more: Mapp
     if not compression:
         if more["single_layer"] or more["artifact"] or more["tag"] != _TAG:
             raise UsageError("--single-layer, --artifact and --name are for OCI images", hint="-o NAME.oci")
-        return Form(kind, architecture=more["architecture"])
+        return Form(kind, architecture=more["architecture"], via=more.get("via"))
     if compressor and compressor not in COMPRESSIONS:
         raise UsageError(
             f"--comp {compressor}: unknown for archives and layers", hint=f"one of {', '.join(COMPRESSIONS)}"
@@ -287,6 +298,18 @@ def _form(output: str, wish: str, compressor: str, level: int | None, more: Mapp
             f"{output} is not to be compressed by {compressor}", hint="-o NAME.tar, NAME.tar.gz, NAME.tar.zst"
         )
     return Form(kind, compressor or compression, level, **more)
+
+
+def _via(program: str, options: str) -> tuple[str, ...]:
+    """Options of the program that is to make the image. Raises UsageError."""
+    if program not in ("mksquashfs", "sqfstar"):
+        raise UsageError(
+            f"--via {program}: unknown" if program else "--via-options without --via", hint="--via mksquashfs"
+        )
+    try:
+        return tuple(shlex.split(options))
+    except ValueError as exc:
+        raise UsageError(f"--via-options {options}: {exc}", hint="quote them as in a shell") from None
 
 
 class _Many:
@@ -438,7 +461,8 @@ def _described(one: Described) -> Iterable[str]:
         yield "made by another tool: there is no /.provenance/image.json in it"
         return
     recipe = one.made.recipe
-    yield f"made by shrinkwrap {one.made.tool}, from a {one.made.source}; {recipe['library']}, level {recipe['level']}"
+    how = shlex.join(recipe["via"]) if "via" in recipe else f"level {recipe['level']}"
+    yield f"made by shrinkwrap {one.made.tool}, from a {one.made.source}; {recipe['library']}, {how}"
     for part in one.statements:
         yield (
             f"{part.fqrn} revision {part.revision}" + (f" ({part.tag})" if part.tag else "") + f":"

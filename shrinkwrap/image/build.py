@@ -34,6 +34,7 @@ from shrinkwrap.image.segments import FIRST_SEGMENT, SegmentSink, Spool
 from shrinkwrap.image.squashfs.layout import SUPERBLOCK
 from shrinkwrap.image.squashfs.writer import write_tables
 from shrinkwrap.image.stock import Stock
+from shrinkwrap.image.via import version, write_via
 from shrinkwrap.record.statement import Statement
 from shrinkwrap.snapshot.walk import order_key
 from shrinkwrap.tree.request import Hooks
@@ -73,6 +74,8 @@ def check(request: ImageRequest) -> None:
         raise UsageError(f"a {request.form.kind} cannot go to standard output", hint="an archive can: --format tar")
     if request.workers < 0:
         raise UsageError(f"{request.workers} workers make no sense", hint="1 or more, or 0 for one for each CPU")
+    if request.form.via is not None:
+        version()  # told before anything is fetched if it is not installed
     for part in request.parts:
         if isinstance(part, Part):
             part.pin.check()
@@ -158,9 +161,8 @@ class _Build:
         request, partial, result = self._request, self._partial, self._result
         form, output = request.form, os.fsencode(request.output)
         self._count()
-        made = Made.of(
-            form.to_json(), statements, source=self._source(), trust=request.trust, format=OCI if form.layered else TAR
-        )
+        kind = OCI if form.layered else form.kind
+        made = Made.of(form.to_json(), statements, source=self._source(), trust=request.trust, format=kind)
         own = {IMAGE: made.to_bytes(), **{statement_path(one.fqrn): one.to_bytes() for one in statements}}
         rows = self._folders(statements)
         rows += [
@@ -169,6 +171,12 @@ class _Build:
         rows.sort(key=lambda entry: order_key(entry.path))
         contents = WithOwn(Stock(partial.records, partial.segment, request.recipe), own)
         threads = workers_for(request.workers)
+        if form.via is not None:
+            write_via(output, form.via, self._entries(rows), contents, self._mtime_ns // 10**9)
+            with open(output, "rb") as image:
+                result.size = os.fstat(image.fileno()).st_size
+                result.sha256 = _sha256(image.fileno())
+            return
         if form.kind == TAR:
             written = write_archive(output, form, self._entries(rows), contents, threads)
             result.size, result.sha256 = written.size, written.sha256

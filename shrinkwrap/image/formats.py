@@ -17,6 +17,7 @@ from shrinkwrap.image.entries import Contents, ImageEntry
 from shrinkwrap.image.layers import MOST_LAYERS, plan_layers, single_layer, weigh
 from shrinkwrap.image.sbom import held, sbom
 from shrinkwrap.image.stock import Stock
+from shrinkwrap.image.via import version
 from shrinkwrap.record.statement import Statement
 
 SQUASHFS: Final = "squashfs"
@@ -66,6 +67,7 @@ class Form:
         single_layer: put everything into one layer.
         artifact: an OCI artifact without a configuration, for volumes.
         tag: name of the image in its OCI layout.
+        via: options of the program that makes a squashfs image in our place (:mod:`shrinkwrap.image.via`); None: none.
 
     Raises:
         UsageError: no such kind or compression; an architecture that the kind does not know.
@@ -78,9 +80,12 @@ class Form:
     single_layer: bool = False
     artifact: bool = False
     tag: str = "latest"
+    via: tuple[str, ...] | None = None
 
     def __post_init__(self) -> None:
         known = COMPRESSIONS if self.kind in (TAR, OCI, OCI_ARCHIVE) else ("",)
+        if self.via is not None and self.kind != SQUASHFS:
+            raise UsageError(f"--via is for squashfs images, not for {self.kind}", hint="-o FILE.squashfs")
         if self.kind not in NAMES or self.compression not in known:
             raise UsageError(
                 f"{self.kind} {self.compression}: no such kind of image", hint=f"one of {', '.join(NAMES)}"
@@ -98,11 +103,13 @@ class Form:
 
     @property
     def squashed(self) -> bool:
-        """It holds a squashfs image."""
-        return self.kind in (SQUASHFS, SIF)
+        """It holds a squashfs image that we make."""
+        return self.kind in (SQUASHFS, SIF) and self.via is None
 
     def to_json(self) -> dict[str, Any]:
-        """What has to be equal for two archives or layouts to be equal to the byte, besides what they hold."""
+        """What has to be equal for two images to be equal to the byte, besides what they hold."""
+        if self.via is not None:
+            return {"library": version(), "via": list(self.via)}
         found: dict[str, Any] = {"compression": self.compression, "library": compress.compressor(self.compression)}
         if self.level is not None:
             found["level"] = self.level

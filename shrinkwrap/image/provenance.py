@@ -98,7 +98,10 @@ class Made:
             if value["version"] != _VERSION:
                 raise ValueError(f"version {value['version']}")
             recipe = value["recipe"]
-            Recipe(int(recipe["block_size"]), str(recipe["compressor"]), int(recipe["level"]))
+            if "via" in recipe:
+                recipe = {**recipe, "via": [str(option) for option in recipe["via"]]}
+            else:
+                Recipe(int(recipe["block_size"]), str(recipe["compressor"]), int(recipe["level"]))
             return cls(
                 {**recipe, "library": str(recipe["library"])},
                 str(value["source"]),

@@ -38,6 +38,8 @@ _BLANKS: Final = b" " * 8
 _FLAGS: Final = {FILE: b"0", LINK: b"2", DIR: b"5"}
 _HARD_LINK: Final = b"1"
 _EXTENDED: Final = b"x"
+_LONG_TARGET: Final = b"K"
+_LONG_NAME: Final = b"././@LongLink"
 _EXTENDED_NAME: Final = b"././@PaxHeader"
 _NAME: Final = 100
 _PREFIX: Final = 155
@@ -65,12 +67,14 @@ def write_tar(
     compression: str = NONE,
     level: int | None = None,
     threads: int = 1,
+    gnu: bool = False,
 ) -> Written:
     """Write an archive of all entries, in their order. Memory does not grow with their number.
 
     Args:
         write: takes the archive in pieces; all of each.
         compression, level, threads: see :func:`~shrinkwrap.image.compress.compressing`.
+        gnu: see :func:`header`.
 
     Raises:
         UsageError: no such compression; a path that no archive may have.
@@ -78,7 +82,7 @@ def write_tar(
     """
     counter = Counter(write)
     stream = compressing(compression, counter.write, level=level, threads=threads)
-    archive = TarWriter(stream.write)
+    archive = TarWriter(stream.write, gnu=gnu)
     for entry in entries:
         archive.add(entry, contents)
     archive.finish()
@@ -146,16 +150,17 @@ class TarWriter:
 
     Args:
         write: takes the archive in pieces.
-        escaped: see :func:`header`.
+        escaped, gnu: see :func:`header`.
 
     Attributes:
         entries: so far.
         size: bytes so far.
     """
 
-    def __init__(self, write: Write, *, escaped: bool = True) -> None:
+    def __init__(self, write: Write, *, escaped: bool = True, gnu: bool = False) -> None:
         self._write = write
         self._escaped = escaped
+        self._gnu = gnu
         self._waiting = bytearray()
         self._links = _Links()
         self.entries = 0
@@ -168,7 +173,7 @@ class TarWriter:
             UsageError, CorruptObject: see :func:`write_tar`.
         """
         first = self._links.first(entry) if entry.link else None
-        self._waiting += header(entry, first, escaped=self._escaped)
+        self._waiting += header(entry, first, escaped=self._escaped, gnu=self._gnu)
         if len(self._waiting) >= _WAITING:
             self._flush()
         if entry.kind == FILE and first is None and entry.size:
@@ -228,7 +233,14 @@ def _beneath(path: bytes, folder: bytes) -> bool:
 # ----------------------------------------------------------------------------------------------------------- headers
 
 
-def header(entry: ImageEntry, first: bytes | None = None, *, size_record: bool = False, escaped: bool = True) -> bytes:
+def header(
+    entry: ImageEntry,
+    first: bytes | None = None,
+    *,
+    size_record: bool = False,
+    escaped: bool = True,
+    gnu: bool = False,
+) -> bytes:
     """The header blocks of an entry, pax records included.
 
     Args:
@@ -237,6 +249,7 @@ def header(entry: ImageEntry, first: bytes | None = None, *, size_record: bool =
             depend on it.
         escaped: names of extended attributes are as GNU tar reads them, else as all others do: those with an equals
             sign in them cannot be held then.
+        gnu: long targets of symlinks are told in GNU tar's way, for a reader that takes them for paths in the archive.
 
     Raises:
         UsageError: a path with empty components or ``..``, a symlink without a target, or a kind that there is none of.
@@ -268,7 +281,11 @@ def header(entry: ImageEntry, first: bytes | None = None, *, size_record: bool =
         prefix, name = _split(path)
         if not prefix:
             records.append((b"path", path))
-    if len(target) > _NAME or not target.isascii():
+    before = b""
+    if gnu and first is None and len(target) > _NAME:
+        before = _block(_LONG_NAME, 0, 0, 0, len(target) + 1, 0, _LONG_TARGET, b"", b"")
+        before += target + bytes(-len(target) % _BLOCK or _BLOCK)
+    elif len(target) > _NAME or not (gnu or target.isascii()):
         records.append((b"linkpath", target))
     uid, gid = entry.uid, entry.gid
     if not 0 <= uid < _SEVEN:
@@ -289,7 +306,7 @@ def header(entry: ImageEntry, first: bytes | None = None, *, size_record: bool =
         records.append((b"SCHILY.xattr." + (_keyword(key) if escaped else key), value))
 
     out = _block(name, entry.mode & 0o7777, uid, gid, size, seconds, flag, target, prefix)
-    return _extended(records) + out if records else out
+    return before + (_extended(records) + out if records else out)
 
 
 def _block(

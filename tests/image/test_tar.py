@@ -166,6 +166,22 @@ def test_no_pax_records_where_a_plain_header_does(maker: Maker) -> None:
 # -------------------------------------------------------------------------------------------------------- sameness
 
 
+def test_long_targets_may_be_told_in_gnu_tars_way() -> None:
+    make = Maker()
+    targets = {length: b"/" + b"t" * (length - 1) for length in (1, 100, 101, 510, 511, 512, 513, 1024, 4095)}
+    for length, target in targets.items():
+        make.link(b"/%d" % length, target)
+    make.file(b"/file", b"what follows is in its place")
+    data = packed(make.stream(), make.held, gnu=True)
+    assert b"linkpath=" not in data
+    with tarfile.open(fileobj=io.BytesIO(data)) as opened:
+        found = {member.name: member.linkname.encode() for member in opened if member.issym()}
+        file = opened.extractfile("file")
+        assert file is not None
+        assert file.read() == b"what follows is in its place"
+    assert found == {str(length): target for length, target in targets.items()}
+
+
 def test_the_pieces_of_contents_do_not_matter(maker: Maker, archive: bytes) -> None:
     assert packed(maker.stream(), maker.held.cut(1000)) == archive
 
