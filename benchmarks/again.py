@@ -100,8 +100,7 @@ def _change(storage: str, repository: Repository, recipe: Recipe, part: float) -
 
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    numbers = lambda text: [int(one) for one in text.split(",")]  # noqa: E731 - what argparse calls a type
-    parser.add_argument("--files", type=numbers, default=[10_000, 100_000, 1_000_000], metavar="N,…")
+    parser.add_argument("--files", type=_numbers, default=[10_000, 100_000, 1_000_000], metavar="N,…")
     parser.add_argument("--sizes", default="small")
     parser.add_argument("--duplicates", type=float, default=0.98)
     parser.add_argument("--changed", type=float, default=0.02, help="part of the nested catalogs")
@@ -110,6 +109,10 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--rounds", type=int, default=3, help="of runs that find nothing new")
     parser.add_argument("--cache", default=default_cache())
     return parser.parse_args()
+
+
+def _numbers(text: str) -> list[int]:
+    return [int(one) for one in text.split(",")]
 
 
 if __name__ == "__main__":
