@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import gc
 import io
 import os
@@ -168,7 +169,7 @@ def open_standard_streams() -> None:
 def _run(words: list[str]) -> int:
     """Run a command line; its exit code."""
     try:
-        code = int(app(args=words, prog_name="shrinkwrap", standalone_mode=False) or 0)
+        code = int(_with_only(words[0])(args=words, prog_name="shrinkwrap", standalone_mode=False) or 0)
         sys.stdout.flush()
         return code
     except ShrinkwrapError as exc:
@@ -190,6 +191,19 @@ def _run(words: list[str]) -> int:
         return output.fail(
             ShrinkwrapError(f"internal error: {type(exc).__name__}: {exc}", hint="please report it, with these lines")
         )
+
+
+def _with_only(name: str) -> typer.Typer:
+    """The application with one command, or all of it for any other word.
+
+    The options of all commands take longer to prepare than a run that finds nothing new takes for all else.
+    """
+    if name not in _NAMES:
+        return app
+    one = copy.copy(app)
+    one.registered_commands = [command for command in app.registered_commands if command.name == name]
+    one.registered_groups = [group for group in app.registered_groups if group.name == name]
+    return one
 
 
 def _command_in(words: list[str]) -> str:

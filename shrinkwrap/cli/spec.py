@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from shrinkwrap.survey.findings import Finding
     from shrinkwrap.survey.plan import Wish
 
-_app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Look at specification files.")
+_app = typer.Typer(rich_markup_mode=None, help="Look at specification files.")
 
 Files = Annotated[list[str], typer.Argument(metavar="FILE...", help="Specification files, joined in this order.")]
 Specs = Annotated[

@@ -442,6 +442,14 @@ def test_a_run_with_nothing_to_do_asks_for_the_manifest_alone(
     assert json.dumps(again)
 
 
+@pytest.mark.parametrize("name", main._NAMES)
+def test_every_command_is_there_by_its_name_alone(name: str) -> None:
+    one = main._with_only(name)
+    assert len(one.registered_commands) + len(one.registered_groups) == 1
+    assert len(main.app.registered_commands) + len(main.app.registered_groups) == len(main._NAMES)
+    assert call(name, "--help").ok().out.startswith(f"Usage: shrinkwrap {name} ")
+
+
 def test_help_and_mistakes_load_nothing_but_the_parser() -> None:
     modules = _imported("export", "--help")
     assert _of(modules, (*HEAVY, *NETWORK, "cryptography", "sqlite3", "isal", "shrinkwrap.tree")) == []

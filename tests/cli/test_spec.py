@@ -267,3 +267,9 @@ def test_whole_releases_need_the_repository_and_unknown_words_are_refused(repos:
     assert call("spec", "trace", tmp_path / "none", "-r", FQRN).code == 7
     made = call("spec", "trace", trace, *without_env(repos), "--policy", "package", "--percent", "0").ok().out
     assert made.splitlines()[1:] == ["/lcg/releases/Python/2.7.16-04b5f/*"]
+
+
+def test_without_a_subcommand_there_is_one_line_that_says_so() -> None:
+    ended = call("spec")
+    assert ended.code == 2
+    assert ended.err.splitlines() == ["shrinkwrap: Missing command.", "  hint: see shrinkwrap spec --help"]
